@@ -1,0 +1,2 @@
+//! The Chat API, seen from the client: addresses, signatures, calls.
+pub mod usersig;

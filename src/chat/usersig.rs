@@ -1,0 +1,1 @@
+//! Signing, decoding and verifying `UserSig` (`TLSSigAPIv2`).

@@ -1,0 +1,3 @@
+//! Turns RabbitMQ events "delete this user's conversation group" into calls of the Tencent Cloud Chat server API.
+pub mod chat;
+pub mod sandbox;
