@@ -1,3 +1,2 @@
 //! Turns RabbitMQ events "delete this user's conversation group" into calls of the Tencent Cloud Chat server API.
-pub mod chat;
-pub mod sandbox;
+pub mod domain;

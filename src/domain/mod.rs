@@ -1,0 +1,11 @@
+//! What chooses: pure functions and the types they speak. No async, no clock, no randomness, no logging.
+//!
+//! Bytes become a command ([`message`]), a reply ([`reply`]) becomes a verdict ([`code`]), verdicts become a decision
+//! ([`decide`]). Names of queues are made in [`topology`] and nowhere else. What *does* these things lives outside.
+pub mod attempt;
+pub mod code;
+pub mod decide;
+pub mod message;
+pub mod reply;
+pub mod retry;
+pub mod topology;

@@ -1,0 +1,116 @@
+//! What to do after one call: the next step for one name.
+use super::code::Class;
+
+/// Throttled answers that one name may meet in one delivery before the message makes room for others. The pace is cut on each
+/// of them, so more in a row mean that somebody else uses up the limit.
+pub const THROTTLED_MAX: u32 = 8;
+
+/// What has been tried for one name within one delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    /// Quick retries made.
+    pub quick: u32,
+    /// Throttled answers met.
+    pub throttled: u32,
+    /// Whether the call was repeated because a connection broke.
+    pub repeated: bool,
+    /// Whether a new `UserSig` was signed for it.
+    pub resigned: bool,
+}
+
+/// What comes after a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The name has reached the end that its verdict says.
+    End,
+    /// Call again, at once, on a fresh connection: keep-alive connections die while they are idle.
+    Repeat,
+    /// Call again after the quick-retry pause.
+    Retry,
+    /// Cut the pace, then call again.
+    SlowDown,
+    /// Sign a new `UserSig`, then call again.
+    SignAnew,
+    /// Ask the probe whose fault it is.
+    AskProbe,
+}
+
+/// Chooses the step. `reset` says that the connection broke under the call; `quick_max` is `retry.quick_attempts`.
+#[must_use]
+pub fn next_step(class: Class, reset: bool, tries: Tries, quick_max: u32) -> Step {
+    match class {
+        Class::Deleted | Class::Gone | Class::Rejected => Step::End,
+        Class::Transient if reset && !tries.repeated => Step::Repeat,
+        Class::Transient if tries.quick < quick_max => Step::Retry,
+        Class::Transient => Step::End,
+        Class::Throttled if tries.throttled < THROTTLED_MAX => Step::SlowDown,
+        Class::Throttled => Step::End,
+        Class::Signature if !tries.resigned => Step::SignAnew,
+        Class::Signature | Class::Account | Class::Unknown => Step::AskProbe,
+    }
+}
+
+impl Tries {
+    /// The tries after a step was taken.
+    #[must_use]
+    pub const fn after(mut self, step: Step) -> Self {
+        match step {
+            Step::Repeat => self.repeated = true,
+            Step::Retry => self.quick += 1,
+            Step::SlowDown => self.throttled += 1,
+            Step::SignAnew => self.resigned = true,
+            Step::End | Step::AskProbe => {}
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_has_its_steps() {
+        use Class::*;
+        let fresh = Tries::default();
+        let tired = Tries { quick: 2, throttled: THROTTLED_MAX, repeated: true, resigned: true };
+        for (class, reset, tries, step) in [
+            (Deleted, false, fresh, Step::End),
+            (Gone, false, fresh, Step::End),
+            (Rejected, false, fresh, Step::End),
+            (Transient, false, fresh, Step::Retry),
+            (Transient, true, fresh, Step::Repeat),
+            (Transient, true, Tries { repeated: true, ..fresh }, Step::Retry),
+            (Transient, false, Tries { quick: 1, ..fresh }, Step::Retry),
+            (Transient, false, tired, Step::End),
+            (Transient, true, tired, Step::End),
+            (Throttled, false, fresh, Step::SlowDown),
+            (Throttled, false, tired, Step::End),
+            (Signature, false, fresh, Step::SignAnew),
+            (Signature, false, tired, Step::AskProbe),
+            (Account, false, fresh, Step::AskProbe),
+            (Unknown, false, fresh, Step::AskProbe),
+        ] {
+            assert_eq!(next_step(class, reset, tries, 2), step, "{class} {tries:?}");
+        }
+    }
+
+    /// Whatever the API answers, one name is called a bounded number of times in one delivery.
+    #[test]
+    fn every_run_of_answers_ends() {
+        use Class::*;
+        for class in [Transient, Throttled, Signature] {
+            for reset in [false, true] {
+                let (mut tries, mut calls) = (Tries::default(), 1);
+                loop {
+                    match next_step(class, reset, tries, 2) {
+                        Step::End | Step::AskProbe => break,
+                        step => tries = tries.after(step),
+                    }
+                    calls += 1;
+                    assert!(calls < 20, "{class} goes on for ever");
+                }
+            }
+        }
+    }
+}
