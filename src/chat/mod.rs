@@ -1,2 +1,2 @@
-//! The Chat API, seen from the client: addresses, signatures, calls.
-pub mod usersig;
+//! The Chat API, seen from the client.
+pub mod endpoint;

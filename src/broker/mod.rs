@@ -1,0 +1,2 @@
+//! RabbitMQ.
+pub mod address;

@@ -1,0 +1,65 @@
+//! Where the Chat API is.
+use url::Url;
+
+/// The data centres and their hosts (Tencent Cloud Chat, server API documentation).
+pub const REGIONS: [(&str, &str); 7] = [
+    ("china", "console.tim.qq.com"),
+    ("singapore", "adminapisgp.im.qcloud.com"),
+    ("seoul", "adminapikr.im.qcloud.com"),
+    ("tokyo", "adminapijpn.im.qcloud.com"),
+    ("frankfurt", "adminapiger.im.qcloud.com"),
+    ("silicon_valley", "adminapiusa.im.qcloud.com"),
+    ("jakarta", "adminapiidn.im.qcloud.com"),
+];
+
+/// Scheme, host and port, without a slash at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint(String);
+
+impl Endpoint {
+    /// The endpoint of a region, if there is one of that name.
+    #[must_use]
+    pub fn from_region(region: &str) -> Option<Self> {
+        let (_, host) = REGIONS.iter().find(|(name, _)| *name == region)?;
+        Some(Self(format!("https://{host}")))
+    }
+
+    /// Any other address; a path before the API's own is kept.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and what is wanted.
+    pub fn from_base_url(text: &str) -> Result<Self, String> {
+        const WANTED: &str = "wanted: https://HOST or http://HOST:PORT";
+        let url = Url::parse(text).map_err(|err| format!("is not a url ({err}); {WANTED}"))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(format!("is not an http address; {WANTED}"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(format!("holds credentials; {WANTED}"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(format!("holds a query or a fragment; {WANTED}"));
+        }
+        Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
+    }
+
+    /// The address as text, for building urls and for people.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_urls_are_checked() {
+        let good = Endpoint::from_base_url("http://127.0.0.1:8700/").unwrap();
+        assert_eq!(good.as_str(), "http://127.0.0.1:8700");
+        for bad in ["", "ftp://host", "host:80", "https://u:p@host", "https://host/?a=b"] {
+            assert!(Endpoint::from_base_url(bad).is_err(), "{bad}");
+        }
+    }
+}

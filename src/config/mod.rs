@@ -1,0 +1,499 @@
+//! What the operator configured: layers read, every value checked, all mistakes reported at once.
+//!
+//! `config/default.toml` is embedded and is the defaults. To add a key: write it there with its bounds (an optional one as a
+//! comment), name it in [`KEYS`], read it in its section's `read`, print it in [`Config`]'s field if it is new.
+mod layers;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+pub use layers::{ConfigError, Mistake, Source, Text};
+use reader::Reader;
+
+use crate::broker::address::BrokerAddress;
+use crate::chat::endpoint::{Endpoint, REGIONS};
+use crate::domain::attempt::FAILURES_MAX;
+use crate::domain::code::{Class, CodeTable};
+use crate::domain::topology::{Topology, delay_label};
+
+/// The embedded defaults.
+pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
+
+/// Every key, in the order of `config/default.toml`. `policy.overrides` stands for all keys below it.
+pub const KEYS: [&str; 26] = [
+    "shutdown_grace",
+    "amqp.url",
+    "amqp.queue",
+    "amqp.exchange",
+    "amqp.prefetch",
+    "amqp.declare",
+    "amqp.heartbeat",
+    "im.region",
+    "im.base_url",
+    "im.sdk_app_id",
+    "im.identifier",
+    "im.secret_key",
+    "im.secret_key_file",
+    "im.timeout",
+    "rate_limit.calls_per_second",
+    "retry.quick_attempts",
+    "retry.tiers",
+    "retry.max_attempts",
+    "suspend.window",
+    "suspend.failure_ratio",
+    "suspend.probe_min",
+    "suspend.probe_max",
+    "policy.overrides",
+    "http.listen",
+    "log.format",
+    "log.level",
+];
+/// A key beside the contract's: see `config/default.toml`.
+const REVEAL_IDS: &str = "log.reveal_ids";
+const OVERRIDES: &str = "policy.overrides.";
+
+/// Longest queue or exchange name, in bytes. AMQP allows 255; the delay queues append to it.
+const NAME_BYTES_MAX: usize = 200;
+/// Bound of `retry.tiers`: each tier is a queue.
+const TIERS: RangeInclusive<usize> = 1..=10;
+
+/// The broker: where, and what it is to hold.
+#[derive(Clone, Debug)]
+pub struct Amqp {
+    /// The nodes, tried in turn; never empty. Both connections use the same list.
+    pub nodes: Vec<BrokerAddress>,
+    /// Messages in hand at most.
+    pub prefetch: u16,
+    /// Whether to declare exchange and queues, or only to verify them.
+    pub declare: bool,
+    /// The AMQP heartbeat.
+    pub heartbeat: Duration,
+    /// Names and arguments of everything at the broker.
+    pub topology: Topology,
+}
+
+/// The API: where, as whom, with which key.
+#[derive(Clone, Debug)]
+pub struct Im {
+    /// Scheme, host and port.
+    pub endpoint: Endpoint,
+    /// The app.
+    pub sdk_app_id: u64,
+    /// The admin account that signs and calls.
+    pub identifier: String,
+    /// The app's key.
+    pub secret: SecretSource,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+/// Where the secret key comes from.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// Written in the configuration.
+    Value(SecretString),
+    /// In a file, read again when the API refuses a signature.
+    File(PathBuf),
+}
+
+impl SecretSource {
+    /// The key itself, white space around it removed.
+    ///
+    /// # Errors
+    /// A file that can't be read or is empty; the text says which and why, never what is in it.
+    pub fn load(&self) -> Result<SecretString, String> {
+        match self {
+            Self::Value(key) => Ok(key.clone()),
+            Self::File(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|err| format!("the file {} can't be read: {err}", path.display()))?;
+                match text.trim() {
+                    "" => Err(format!("the file {} is empty", path.display())),
+                    key => Ok(SecretString::from(key)),
+                }
+            }
+        }
+    }
+}
+
+/// The retry schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Quick retries of one call in place.
+    pub quick_attempts: u32,
+    /// The delay tiers.
+    pub tiers: Vec<Duration>,
+    /// The counted failure with this number is the last.
+    pub max_attempts: u32,
+}
+
+/// When to suspend, and how often to ask whether it is over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Suspend {
+    /// How many last calls are looked at.
+    pub window: usize,
+    /// The share of transient ones that suspends.
+    pub failure_ratio: f64,
+    /// First pause between probes.
+    pub probe_min: Duration,
+    /// Longest pause between probes.
+    pub probe_max: Duration,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// JSON lines instead of text.
+    pub json: bool,
+    /// The level for this program; its libraries never log below `warn`.
+    pub level: tracing::Level,
+    /// Write user ids and group names as they are.
+    pub reveal_ids: bool,
+}
+
+/// All of it: what `run` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The broker.
+    pub amqp: Amqp,
+    /// The API.
+    pub im: Im,
+    /// Calls per second at most.
+    pub calls_per_second: u32,
+    /// The retry schedule.
+    pub retry: Retry,
+    /// Suspension.
+    pub suspend: Suspend,
+    /// The error table, overrides applied.
+    pub codes: CodeTable,
+    /// Where the admin server listens.
+    pub http_listen: SocketAddr,
+    /// Logs.
+    pub log: Log,
+    /// How long a stop may take.
+    pub shutdown_grace: Duration,
+}
+
+/// The layers, merged and not yet checked. Each tool checks the sections it needs.
+#[derive(Debug)]
+pub struct Settings {
+    values: layers::Values,
+    mistakes: Vec<Mistake>,
+}
+
+impl Settings {
+    /// Merges the embedded defaults, the file and the environment. Files that can't be read and unknown keys are kept as
+    /// mistakes, and reported with all others.
+    #[must_use]
+    pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut settings = Self { values: layers::Values::new(), mistakes: Vec::new() };
+        settings.add(layers::from_toml(DEFAULT_TOML, |_| Source::Default));
+        if let Some(path) = file {
+            settings.add(layers::from_file(path));
+        }
+        settings.add(Ok(layers::from_env(env)));
+        settings
+    }
+
+    fn add(&mut self, layer: Result<layers::Values, Mistake>) {
+        match layer {
+            Err(mistake) => self.mistakes.push(mistake),
+            Ok(values) => {
+                for (key, (text, source)) in values {
+                    if known(&key) {
+                        self.values.insert(key, (text, source));
+                    } else {
+                        let problem = unknown_key(&key);
+                        self.mistakes.push(Mistake { key, source, problem });
+                    }
+                }
+            }
+        }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&mut Reader<'_>) -> T) -> Result<T, ConfigError> {
+        let mut reader = Reader::new(&self.values, self.mistakes.clone());
+        let value = read(&mut reader);
+        reader.finish()?;
+        Ok(value)
+    }
+
+    /// The whole configuration.
+    ///
+    /// # Errors
+    /// Every mistake there is, in one error.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        self.read(|reader| {
+            let retry = Retry::read(reader);
+            Config {
+                amqp: Amqp::read(reader, &retry),
+                im: Im::read(reader),
+                calls_per_second: reader.number("rate_limit.calls_per_second", 1..=100_000),
+                suspend: Suspend::read(reader),
+                codes: codes(reader),
+                http_listen: reader.parsed("http.listen", "an address like 127.0.0.1:9464", |text| {
+                    text.parse().ok()
+                }),
+                log: Log::read(reader),
+                shutdown_grace: reader
+                    .duration("shutdown_grace", Duration::ZERO..=Duration::from_mins(10)),
+                retry,
+            }
+        })
+    }
+
+    /// Only what concerns the broker: for tools that never call the API.
+    ///
+    /// # Errors
+    /// Every mistake of those sections, and every unknown key.
+    pub fn amqp(&self) -> Result<Amqp, ConfigError> {
+        self.read(|reader| {
+            let retry = Retry::read(reader);
+            Amqp::read(reader, &retry)
+        })
+    }
+
+    /// Only what concerns the API.
+    ///
+    /// # Errors
+    /// Every mistake of that section, and every unknown key.
+    pub fn im(&self) -> Result<Im, ConfigError> {
+        self.read(Im::read)
+    }
+
+    /// Only the error table.
+    ///
+    /// # Errors
+    /// Every mistake of the overrides, and every unknown key.
+    pub fn codes(&self) -> Result<CodeTable, ConfigError> {
+        self.read(codes)
+    }
+
+    /// Every key in force, as `config` prints it: key, value (secrets hidden), source.
+    #[must_use]
+    pub fn resolved(&self) -> Vec<(String, String, Source)> {
+        let overrides = self.values.keys().filter(|key| key.starts_with(OVERRIDES));
+        let keys = KEYS.iter().map(|key| (*key).to_owned()).filter(|key| key != "policy.overrides");
+        keys.chain([REVEAL_IDS.to_owned()])
+            .chain(overrides.cloned())
+            .map(|key| match self.values.get(&key) {
+                None => (key, "-".to_owned(), Source::Nowhere),
+                Some((text, source)) => {
+                    let shown = shown(&key, text);
+                    (key, shown, source.clone())
+                }
+            })
+            .collect()
+    }
+}
+
+fn known(key: &str) -> bool {
+    (KEYS.contains(&key) && key != "policy.overrides")
+        || key == REVEAL_IDS
+        || key.strip_prefix(OVERRIDES).is_some_and(|code| !code.is_empty() && !code.contains('.'))
+}
+
+fn unknown_key(key: &str) -> String {
+    let nearest = KEYS
+        .iter()
+        .map(|known| (strsim::jaro_winkler(known, key), known))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    match nearest {
+        Some((likeness, known)) if likeness > 0.85 => {
+            format!("no such key; did you mean `{known}`?")
+        }
+        _ => "no such key; config/default.toml lists all of them".to_owned(),
+    }
+}
+
+/// A value as it may be shown.
+fn shown(key: &str, text: &Text) -> String {
+    let texts = match key {
+        "im.secret_key" => return "(hidden)".to_owned(),
+        "amqp.url" => text
+            .list()
+            .iter()
+            .map(|url| {
+                url.parse::<BrokerAddress>()
+                    .map_or_else(|_| "(not an AMQP url)".to_owned(), |address| address.to_string())
+            })
+            .collect(),
+        _ => match text {
+            Text::One(text) => vec![text.clone()],
+            Text::Many(texts) => texts.clone(),
+        },
+    };
+    texts.join(",")
+}
+
+impl Amqp {
+    fn read(reader: &mut Reader<'_>, retry: &Retry) -> Self {
+        let name = |reader: &mut Reader<'_>, key| {
+            reader.checked(key, |text| match text.len() {
+                0 => Err("is empty; a name is needed".to_owned()),
+                1..=NAME_BYTES_MAX if text.starts_with("amq.") => {
+                    Err("starts with `amq.`, which RabbitMQ keeps for itself".to_owned())
+                }
+                1..=NAME_BYTES_MAX => Ok(text.to_owned()),
+                more => Err(format!("has {more} bytes; allowed: {NAME_BYTES_MAX}")),
+            })
+        };
+        let (exchange, queue) = (name(reader, "amqp.exchange"), name(reader, "amqp.queue"));
+        let nodes = reader.list("amqp.url", 1..=32, str::parse::<BrokerAddress>);
+        Self {
+            nodes,
+            prefetch: reader.number("amqp.prefetch", 1..=2000),
+            declare: reader.flag("amqp.declare"),
+            heartbeat: reader
+                .duration("amqp.heartbeat", Duration::from_secs(1)..=Duration::from_mins(1)),
+            topology: Topology::new(&exchange, &queue, &retry.tiers),
+        }
+    }
+}
+
+impl Im {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let endpoint = if reader.is_set("im.base_url") {
+            reader.checked("im.base_url", Endpoint::from_base_url)
+        } else {
+            reader.checked("im.region", |region| {
+                Endpoint::from_region(region).ok_or_else(|| {
+                    let all: Vec<&str> = REGIONS.iter().map(|(name, _)| *name).collect();
+                    format!("`{region}` is no region; allowed: {}", all.join(" "))
+                })
+            })
+        };
+        Self {
+            endpoint,
+            sdk_app_id: reader.number("im.sdk_app_id", 1..=u64::from(u32::MAX)),
+            identifier: reader.checked("im.identifier", |text| match text {
+                "" => Err("is empty; the name of an app admin is needed".to_owned()),
+                text => Ok(text.to_owned()),
+            }),
+            secret: Self::read_secret(reader),
+            timeout: reader
+                .duration("im.timeout", Duration::from_millis(100)..=Duration::from_mins(1)),
+        }
+    }
+
+    fn read_secret(reader: &mut Reader<'_>) -> SecretSource {
+        let fallback = SecretSource::Value(SecretString::from(""));
+        match (reader.is_set("im.secret_key"), reader.is_set("im.secret_key_file")) {
+            (true, true) => {
+                reader.wrong("im.secret_key_file", "is set beside im.secret_key; set only one of them");
+                fallback
+            }
+            (false, false) => {
+                reader.wrong("im.secret_key", "is missing; set it, or im.secret_key_file");
+                fallback
+            }
+            (true, false) => reader
+                .optional("im.secret_key", |text| match text.trim() {
+                    "" => Err("is empty; the secret key of the app is needed".to_owned()),
+                    key => Ok(SecretSource::Value(SecretString::from(key))),
+                })
+                .unwrap_or(fallback),
+            (false, true) => reader
+                .optional("im.secret_key_file", |text| {
+                    let source = SecretSource::File(PathBuf::from(text));
+                    source.load().map(|_| source)
+                })
+                .unwrap_or(fallback),
+        }
+    }
+}
+
+impl Retry {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let tiers = reader.list("retry.tiers", TIERS, |text| {
+            reader::duration(text, &(Duration::from_millis(100)..=Duration::from_hours(168)))
+        });
+        let mut labels: Vec<String> = tiers.iter().map(|&tier| delay_label(tier)).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        if labels.len() < tiers.len() {
+            reader.wrong("retry.tiers", "names a duration twice; each tier is a queue of its own");
+        }
+        Self {
+            quick_attempts: reader.number("retry.quick_attempts", 0..=10),
+            tiers,
+            max_attempts: reader.number("retry.max_attempts", 1..=u64::from(FAILURES_MAX)),
+        }
+    }
+}
+
+impl Suspend {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let pauses = Duration::from_millis(100)..=Duration::from_hours(1);
+        let suspend = Self {
+            window: reader.number("suspend.window", 1..=10_000),
+            failure_ratio: reader.parsed("suspend.failure_ratio", "a number from 0.1 to 1", |text| {
+                text.parse().ok().filter(|ratio| (0.1..=1.0).contains(ratio))
+            }),
+            probe_min: reader.duration("suspend.probe_min", pauses.clone()),
+            probe_max: reader.duration("suspend.probe_max", pauses),
+        };
+        if suspend.probe_min > suspend.probe_max {
+            reader.wrong("suspend.probe_min", "is longer than suspend.probe_max");
+        }
+        suspend
+    }
+}
+
+impl Log {
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            json: reader.parsed("log.format", "json or text", |text| match text {
+                "json" => Some(true),
+                "text" => Some(false),
+                _ => None,
+            }),
+            level: reader
+                .optional("log.level", |text| match text {
+                    "error" | "warn" | "info" | "debug" | "trace" => {
+                        text.parse().map_err(|_| "is no level".to_owned())
+                    }
+                    _ => Err(format!("`{text}` is not one of error warn info debug trace")),
+                })
+                .unwrap_or(tracing::Level::INFO),
+            reveal_ids: reader.flag(REVEAL_IDS),
+        }
+    }
+}
+
+/// The error table with the overrides. Only the class of a failure can be changed, and never into `deleted`: a deletion that
+/// nobody saw must not be counted as one.
+fn codes(reader: &mut Reader<'_>) -> CodeTable {
+    let shipped = CodeTable::new(&BTreeMap::new());
+    let mut overrides = BTreeMap::new();
+    for key in reader.keys_below(OVERRIDES) {
+        let code = key[OVERRIDES.len()..].to_owned();
+        let class = reader.optional(&key, |text| {
+            if !shipped.lists(&code) && code.parse::<i64>().is_err() {
+                return Err("is no code; `convgroup-deleter explain` lists them".to_owned());
+            }
+            if code == "0" || code == crate::domain::code::PANIC {
+                return Err("can't be overridden".to_owned());
+            }
+            match text.parse::<Class>() {
+                Ok(class) if class != Class::Deleted => Ok(class),
+                _ => Err(format!(
+                    "`{text}` is not one of gone transient throttled rejected signature account unknown"
+                )),
+            }
+        });
+        if let Some(class) = class {
+            overrides.insert(code, class);
+        }
+    }
+    CodeTable::new(&overrides)
+}
+
+#[cfg(test)]
+mod tests;
