@@ -3,3 +3,4 @@ pub mod broker;
 pub mod chat;
 pub mod config;
 pub mod domain;
+pub mod metrics;

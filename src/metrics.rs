@@ -1,0 +1,237 @@
+//! The metrics: one block. To add one, add a field with its doc comment (it is the HELP text) and use it.
+//!
+//! Every label pair exists at zero from the start, so that a rate is right from the first event on; no user, group or free
+//! text is ever a label.
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::domain::code::{Class, CodeTable, PANIC};
+use crate::domain::decide::{DEAD_LETTER_KINDS, Outcome};
+
+/// The content type of [`Metrics::encode`]: Prometheus text format 0.0.4.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// States of the daemon, as the label of `convgroup_state`.
+pub const STATES: [&str; 4] = ["consuming", "suspended", "draining", "disconnected"];
+/// Why the daemon suspended, as the label of `convgroup_suspensions_total`.
+pub const SUSPENSION_REASONS: [&str; 2] = ["account", "unreachable"];
+/// Results of the probe, as the label of `convgroup_probes_total`.
+pub const PROBE_RESULTS: [&str; 3] = ["healthy", "faulty", "unreachable"];
+/// The two connections, as the label of `convgroup_amqp_connected`.
+pub const ROLES: [&str; 2] = ["consume", "publish"];
+/// Steps of settling that can fail, as the label of `convgroup_settle_failures_total`.
+pub const SETTLE_OPS: [&str; 3] = ["ack", "nack", "publish"];
+/// Groups of queues, as the label of `convgroup_queue_messages`.
+pub const QUEUES: [&str; 3] = ["main", "retry", "dead"];
+
+/// 1 ms to 10 s: the API answers in tens of milliseconds and times out at 3 s.
+const CALL_SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0];
+/// 10 ms to a week: from "at once" to "the API was away over the holidays".
+const AGE_SECONDS: [f64; 16] = [
+    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0, 86_400.0, 259_200.0,
+    604_800.0,
+];
+/// 1 ms to 30 s: with everything in hand waiting, the last one waits prefetch divided by the pace.
+const WAIT_SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+
+macro_rules! metrics {
+    ($( #[doc = $help:literal] $field:ident: $kind:ident = $make:ident($($extra:expr)?); )+) => {
+        /// All metrics of the daemon, registered in a registry of their own.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $( #[doc = $help] pub $field: $kind, )+
+        }
+
+        impl Metrics {
+            fn build() -> prometheus::Result<Self> {
+                let registry = Registry::new();
+                registry.register(Box::new(ProcessCollector::for_self()))?;
+                $(
+                    let $field = $make(concat!("convgroup_", stringify!($field)), $help.trim(), $($extra)?)?;
+                    registry.register(Box::new($field.clone()))?;
+                )+
+                Ok(Self { registry, $($field),+ })
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Deliveries taken from the main queue.
+    messages_received_total: IntCounterVec = counters(&["redelivered"]);
+    /// Messages settled, by the first that applies of dead_lettered, delayed, returned, deleted, gone.
+    messages_settled_total: IntCounterVec = counters(&["outcome"]);
+    /// Group names at their end.
+    groups_total: IntCounterVec = counters(&["outcome"]);
+    /// Dead letters written, by cause and class.
+    dead_letters_total: IntCounterVec = counters(&["cause", "class"]);
+    /// Calls of the API by their answer; probes are counted apart.
+    api_requests_total: IntCounterVec = counters(&["code", "class"]);
+    /// Probes by result.
+    probes_total: IntCounterVec = counters(&["result"]);
+    /// Time from sending a call to its complete reply, in seconds; probes are not in it.
+    api_request_duration_seconds: HistogramVec = histograms((&CALL_SECONDS, &["class"]));
+    /// Time from publishing (or, where the publisher set no timestamp, from first sight) to settling, in seconds.
+    message_age_seconds: HistogramVec = histograms((&AGE_SECONDS, &["outcome"]));
+    /// Messages in hand: delivered and not yet settled.
+    in_flight: IntGauge = int_gauge();
+    /// The pace now: calls per second that may leave; below the configured limit while the API throttles.
+    rate_limit_calls_per_second: Gauge = gauge();
+    /// Time a call waited for its turn, in seconds.
+    rate_limit_wait_seconds: Histogram = histogram(&WAIT_SECONDS);
+    /// 1 for the state the daemon is in, 0 for the others.
+    state: IntGaugeVec = int_gauges(&["state"]);
+    /// How often the daemon suspended, by reason: the account is at fault, or the API is unreachable.
+    suspensions_total: IntCounterVec = counters(&["reason"]);
+    /// 1 while the connection is up.
+    amqp_connected: IntGaugeVec = int_gauges(&["role"]);
+    /// Connections made after the first one.
+    amqp_reconnects_total: IntCounterVec = counters(&["role"]);
+    /// 1 while the broker blocks publishing (memory or disk alarm).
+    amqp_blocked: IntGauge = int_gauge();
+    /// Messages ready in the queues, as last asked: the main queue, all delay queues together, the dead letters.
+    queue_messages: IntGaugeVec = int_gauges(&["queue"]);
+    /// Failed steps of settling; the message comes back.
+    settle_failures_total: IntCounterVec = counters(&["op"]);
+    /// Messages whose handling panicked.
+    panics_total: IntCounter = counter();
+    /// When the UserSig in use expires, unix seconds; 0 before the first one is signed.
+    usersig_expiry_timestamp_seconds: Gauge = gauge();
+    /// When a message was last delivered, unix seconds; 0 before the first one.
+    last_delivery_timestamp_seconds: Gauge = gauge();
+    /// When the API last answered that a group is deleted or gone, unix seconds; 0 before the first time.
+    last_success_timestamp_seconds: Gauge = gauge();
+    /// 1, with the version as label.
+    build_info: IntGaugeVec = int_gauges(&["version"]);
+}
+
+fn counter(name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    IntCounter::new(name, help)
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn int_gauge(name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    IntGauge::new(name, help)
+}
+
+fn int_gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str) -> prometheus::Result<Gauge> {
+    Gauge::new(name, help)
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.into()))
+}
+
+fn histograms(
+    name: &str,
+    help: &str,
+    (buckets, labels): (&[f64], &[&str]),
+) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.into()), labels)
+}
+
+impl Metrics {
+    /// Registers everything and creates every label pair at zero.
+    #[must_use]
+    pub fn new(codes: &CodeTable) -> Self {
+        let metrics = Self::build().expect("names and labels are constants, checked by a test");
+        for redelivered in ["false", "true"] {
+            metrics.messages_received_total.with_label_values(&[redelivered]);
+        }
+        for outcome in Outcome::ALL {
+            metrics.messages_settled_total.with_label_values(&[outcome.label()]);
+            metrics.message_age_seconds.with_label_values(&[outcome.label()]);
+        }
+        for outcome in [Outcome::Deleted, Outcome::Gone, Outcome::DeadLettered] {
+            metrics.groups_total.with_label_values(&[outcome.label()]);
+        }
+        for (cause, class) in DEAD_LETTER_KINDS {
+            metrics.dead_letters_total.with_label_values(&[cause.label(), class]);
+        }
+        for row in codes.rows().filter(|row| row.code != PANIC) {
+            metrics.api_requests_total.with_label_values(&[&*row.label, row.class.label()]);
+        }
+        for class in Class::ALL {
+            metrics.api_request_duration_seconds.with_label_values(&[class.label()]);
+        }
+        let counters = [
+            (&metrics.probes_total, &PROBE_RESULTS[..]),
+            (&metrics.suspensions_total, &SUSPENSION_REASONS[..]),
+            (&metrics.amqp_reconnects_total, &ROLES[..]),
+            (&metrics.settle_failures_total, &SETTLE_OPS[..]),
+        ];
+        for (counter, labels) in counters {
+            for label in labels {
+                counter.with_label_values(&[label]);
+            }
+        }
+        let gauges = [
+            (&metrics.state, &STATES[..]),
+            (&metrics.amqp_connected, &ROLES[..]),
+            (&metrics.queue_messages, &QUEUES[..]),
+        ];
+        for (gauge, labels) in gauges {
+            for label in labels {
+                gauge.with_label_values(&[label]);
+            }
+        }
+        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics
+    }
+
+    /// Makes `state` the one that is 1.
+    pub fn set_state(&self, state: &str) {
+        for name in STATES {
+            self.state.with_label_values(&[name]).set(i64::from(name == state));
+        }
+    }
+
+    /// The exposition, as [`CONTENT_TYPE`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing into memory does not fail");
+        text
+    }
+}
+
+/// Now, as metrics write it: unix seconds.
+#[must_use]
+pub fn unix_seconds() -> f64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |elapsed| elapsed.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use expect_test::expect_file;
+
+    use super::*;
+
+    /// The full exposition at zero, but for the lines whose values are the machine's.
+    #[test]
+    fn the_exposition_is_the_contracts() {
+        let metrics = Metrics::new(&CodeTable::new(&BTreeMap::new()));
+        metrics.set_state("disconnected");
+        let text = String::from_utf8(metrics.encode()).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("process_")).collect();
+        expect_file!["../tests/snapshots/metrics.txt"].assert_eq(&(lines.join("\n") + "\n"));
+    }
+}
