@@ -3,4 +3,6 @@ pub mod broker;
 pub mod chat;
 pub mod config;
 pub mod domain;
+pub mod intervals;
 pub mod metrics;
+pub mod pace;

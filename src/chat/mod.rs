@@ -1,2 +1,9 @@
-//! The Chat API, seen from the client.
+//! The Chat API, seen from the client: the only room that names reqwest.
+//!
+//! A call never fails: it ends in a [`crate::domain::reply::Reply`]. The `UserSig` travels in the URL, so no URL, and no
+//! error that could print one, leaves this room.
+pub mod client;
 pub mod endpoint;
+pub mod probe;
+pub mod signer;
+pub mod usersig;

@@ -1,0 +1,113 @@
+//! Declaring exchange and queues, or verifying that they are there.
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ExchangeKind};
+
+use super::{BrokerError, bounded};
+use crate::domain::topology::{Argument, Queue, ROUTING_KEY, Topology};
+
+/// Declares everything; what exists already and is the same stays as it is.
+///
+/// # Errors
+/// [`BrokerError::Topology`] names the object, the argument that differs and what to do.
+pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
+    let channel = bounded("opening a channel", connection.create_channel()).await?;
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let exchange = topology.exchange.as_str();
+    let declared =
+        channel.exchange_declare(exchange.into(), ExchangeKind::Direct, options, FieldTable::default());
+    bounded("declaring the exchange", declared)
+        .await
+        .map_err(|err| explained(err, &format!("exchange {exchange}")))?;
+    for queue in topology.queues() {
+        declare_queue(&channel, queue, false).await?;
+    }
+    let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+    let bound = channel.queue_bind(
+        topology.main.name.as_str().into(),
+        exchange.into(),
+        ROUTING_KEY.into(),
+        options,
+        table,
+    );
+    bounded("binding the queue", bound)
+        .await
+        .map_err(|err| explained(err, &format!("binding of {} to {exchange}", topology.main.name)))?;
+    close(&channel).await;
+    Ok(())
+}
+
+/// Verifies that the queues exist; their arguments can't be seen this way.
+///
+/// # Errors
+/// [`BrokerError::Topology`] names the first that is missing and what to do.
+pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
+    let channel = bounded("opening a channel", connection.create_channel()).await?;
+    for queue in topology.queues() {
+        declare_queue(&channel, queue, true).await?;
+    }
+    close(&channel).await;
+    Ok(())
+}
+
+/// Messages ready in a queue, asked by a passive declare: immediate and exact on every version.
+///
+/// # Errors
+/// When the queue is missing the channel is closed by the broker.
+pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+    bounded("asking for a queue's depth", declared).await.map(|queue| queue.message_count())
+}
+
+async fn declare_queue(channel: &Channel, queue: &Queue, passive: bool) -> Result<(), BrokerError> {
+    let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.name.as_str().into(), options, arguments(queue));
+    bounded("declaring a queue", declared)
+        .await
+        .map(drop)
+        .map_err(|err| explained(err, &format!("queue {}", queue.name)))
+}
+
+/// A channel left open is closed with its connection: not being able to close it is no failure.
+async fn close(channel: &Channel) {
+    let _ = bounded("closing a channel", channel.close(200, "done".into())).await;
+}
+
+fn arguments(queue: &Queue) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in &queue.arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+            Argument::Bool(flag) => AMQPValue::Boolean(*flag),
+        };
+        table.insert((*name).into(), value);
+    }
+    table
+}
+
+/// Says at 3 a.m. what RabbitMQ's refusal means and what to do.
+fn explained(err: BrokerError, object: &str) -> BrokerError {
+    let BrokerError::Failed(_, reply) = &err else { return err };
+    let text = if reply.contains("inequivalent arg") {
+        let differs = reply.split("inequivalent arg").nth(1).unwrap_or(reply).trim();
+        format!(
+            "{object} exists with other arguments than this configuration wants: {differs}. \
+             Either configure what is there (for the delay queues: retry.tiers), use another amqp.queue, or empty and delete \
+             it and let the daemon declare it anew"
+        )
+    } else if reply.contains("NOT_FOUND") {
+        format!(
+            "{object} does not exist. Set amqp.declare = true, or have somebody with the rights declare it: {reply}"
+        )
+    } else if reply.contains("ACCESS_REFUSED") {
+        format!(
+            "{object} may not be declared by this user. Grant the rights, or set amqp.declare = false and have somebody \
+             with the rights declare it: {reply}"
+        )
+    } else {
+        return err;
+    };
+    BrokerError::Topology(text)
+}

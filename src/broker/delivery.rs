@@ -1,0 +1,122 @@
+//! A delivered message and the receipt that settles it.
+use std::sync::Arc;
+
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::AMQPValue;
+use lapin::{Acker, BasicProperties};
+
+use super::session::Life;
+use super::{BrokerError, bounded};
+use crate::domain::attempt::{self, Attempt};
+
+/// Longest part of a foreign message id that goes into a log line, in bytes.
+const ID_BYTES_MAX: usize = 128;
+
+/// A message in hand.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What was delivered.
+    pub message: Message,
+    /// Settles it, once.
+    pub receipt: Receipt,
+}
+
+/// What was delivered: body and properties, untouched.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The body.
+    pub body: Vec<u8>,
+    /// The properties, headers included: input, written by anybody.
+    pub properties: BasicProperties,
+    /// Whether it was delivered before.
+    pub redelivered: bool,
+}
+
+impl Delivery {
+    pub(super) fn new(delivery: lapin::message::Delivery, life: Arc<Life>) -> Self {
+        let message = Message {
+            body: delivery.data,
+            properties: delivery.properties,
+            redelivered: delivery.redelivered,
+        };
+        Self { message, receipt: Receipt { acker: delivery.acker, life } }
+    }
+}
+
+impl Message {
+    /// The publisher's message id, cut to a bound; empty where there is none.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        let id = self.properties.message_id().as_ref().map_or("", |id| id.as_str());
+        &id[..id.floor_char_boundary(ID_BYTES_MAX)]
+    }
+
+    /// Its history, from our headers.
+    #[must_use]
+    pub fn attempt(&self, now_ms: i64) -> Attempt {
+        Attempt::read(self.number(attempt::ATTEMPT), self.number(attempt::FIRST_SEEN), now_ms)
+    }
+
+    /// When it was published, as far as known: its timestamp (AMQP counts seconds), or when we first saw it.
+    #[must_use]
+    pub fn published_ms(&self, now_ms: i64) -> i64 {
+        let timestamp = self.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
+        timestamp
+            .and_then(|seconds| attempt::plausible(seconds.checked_mul(1000)?, now_ms))
+            .unwrap_or_else(|| self.attempt(now_ms).first_seen_ms)
+    }
+
+    /// A whole number in a header, of whatever width; anything else counts as absent.
+    fn number(&self, name: &str) -> Option<i64> {
+        match self.properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::ShortShortInt(number) => Some(i64::from(*number)),
+            AMQPValue::ShortShortUInt(number) => Some(i64::from(*number)),
+            AMQPValue::ShortInt(number) => Some(i64::from(*number)),
+            AMQPValue::ShortUInt(number) => Some(i64::from(*number)),
+            AMQPValue::LongInt(number) => Some(i64::from(*number)),
+            AMQPValue::LongUInt(number) => Some(i64::from(*number)),
+            AMQPValue::LongLongInt(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+/// The right to settle one delivery, once: settling consumes it.
+#[derive(Debug)]
+pub struct Receipt {
+    acker: Acker,
+    life: Arc<Life>,
+}
+
+impl Receipt {
+    /// The life of the session the delivery belongs to.
+    #[must_use]
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// Tells the broker that the message is done.
+    pub(super) async fn ack(self) -> Result<(), BrokerError> {
+        const WHAT: &str = "acking a message";
+        let acked = bounded(WHAT, self.acker.ack(BasicAckOptions::default())).await;
+        self.took_effect(WHAT, acked)
+    }
+
+    /// Gives the message back to its queue. A nack, never a reject: RabbitMQ 4.3 counts rejects against the delivery limit.
+    pub(super) async fn requeue(self) -> Result<(), BrokerError> {
+        const WHAT: &str = "handing a message back";
+        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        let nacked = bounded(WHAT, self.acker.nack(options)).await;
+        self.took_effect(WHAT, nacked)
+    }
+
+    /// `Ok(false)` means that nothing was settled: the channel had died. Only a new session helps then.
+    fn took_effect(&self, what: &'static str, result: Result<bool, BrokerError>) -> Result<(), BrokerError> {
+        let result = match result {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BrokerError::Failed(what, "the channel is closed".to_owned())),
+            Err(err) => Err(err),
+        };
+        result.inspect_err(|err| self.life.end(err.to_string()))
+    }
+}

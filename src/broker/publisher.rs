@@ -1,0 +1,117 @@
+//! Publishing a successor so that it is safe to ack the original.
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::sync::{Mutex, watch};
+
+use super::session::Life;
+use super::{BrokerError, OPERATION_DEADLINE};
+use crate::intervals::Intervals;
+
+/// How often a publish that the broker refused with a nack is tried again. RabbitMQ 3.10 nacks during an election, which takes
+/// about half a second; the pauses between these tries add up to several seconds.
+const NACKED_TRIES_MAX: u32 = 5;
+
+/// Publishes on a channel with confirms, one message at a time.
+///
+/// One at a time, because a returned message is not tied to its confirm: the client library hands it to whichever confirm comes
+/// next, and with several under way a lost message could pass as confirmed. A confirm takes about a millisecond, and only what
+/// failed is published at all.
+#[derive(Debug)]
+pub struct Publisher {
+    channel: Mutex<Channel>,
+    frame_max: u32,
+    blocked: watch::Sender<bool>,
+    life: Arc<Life>,
+}
+
+impl Publisher {
+    pub(super) fn new(channel: Channel, frame_max: u32, life: Arc<Life>) -> Self {
+        Self { channel: Mutex::new(channel), frame_max, blocked: watch::Sender::new(false), life }
+    }
+
+    /// Where the connection's watcher tells that the broker blocks it.
+    pub(super) fn blocking(&self) -> watch::Sender<bool> {
+        self.blocked.clone()
+    }
+
+    /// The largest frame the connection takes, in bytes.
+    #[must_use]
+    pub fn frame_max(&self) -> u32 {
+        self.frame_max
+    }
+
+    /// Publishes to a queue and waits until the broker has confirmed that the message is there: mandatory, confirmed, not
+    /// returned. While the broker blocks publishing this waits, for as long as the session lives; the message that is to be
+    /// replaced keeps its place in the prefetch meanwhile.
+    ///
+    /// # Errors
+    /// Whatever else happens ends the session: the original message then goes back to its queue.
+    pub async fn publish(
+        &self,
+        queue: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        let published = tokio::select! {
+            published = self.until_confirmed(queue, properties, body) => published,
+            () = self.life.over() => return Err(BrokerError::Lost(self.life.reason())),
+        };
+        published.inspect_err(|err| self.life.end(err.to_string()))
+    }
+
+    async fn until_confirmed(
+        &self,
+        queue: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
+        let mut pauses = Intervals::reconnect();
+        for _ in 0..NACKED_TRIES_MAX {
+            match self.once(queue, properties.clone(), body).await? {
+                Confirmation::Ack(None) => return Ok(()),
+                Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
+                    return Err(BrokerError::Topology(format!("queue {queue} does not exist: a message was returned")));
+                }
+                Confirmation::Nack(None) => tokio::time::sleep(pauses.next_pause()).await,
+                Confirmation::NotRequested => {
+                    return Err(BrokerError::Failed("publishing", "the channel has no confirms".to_owned()));
+                }
+            }
+        }
+        Err(BrokerError::Failed("publishing", format!("the broker refused {NACKED_TRIES_MAX} times")))
+    }
+
+    async fn once(
+        &self,
+        queue: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<Confirmation, BrokerError> {
+        let channel = self.channel.lock().await;
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirmed = async {
+            channel.basic_publish("".into(), queue.into(), options, body, properties).await?.await
+        };
+        let mut confirmed = std::pin::pin!(confirmed);
+        loop {
+            match tokio::time::timeout(OPERATION_DEADLINE, &mut confirmed).await {
+                Ok(Ok(confirmation)) => return Ok(confirmation),
+                Ok(Err(err)) => return Err(BrokerError::Failed("publishing", err.to_string())),
+                // A blocked broker will confirm what was sent once the alarm is over; sending again would only double it.
+                Err(_) if *self.blocked.borrow() => self.unblocked().await,
+                Err(_) => return Err(BrokerError::Deadline("publishing")),
+            }
+        }
+    }
+
+    async fn unblocked(&self) {
+        let mut blocked = self.blocked.subscribe();
+        while *blocked.borrow_and_update() {
+            // The sender lives as long as this publisher: the wait can't fail.
+            let _ = tokio::time::timeout(Duration::from_secs(60), blocked.changed()).await;
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! One life of the two connections to the broker.
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use futures_util::{Stream, StreamExt};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions};
+use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Event};
+use tokio_util::sync::CancellationToken;
+
+use super::address::BrokerAddress;
+use super::delivery::Delivery;
+use super::publisher::Publisher;
+use super::{BrokerError, OPERATION_DEADLINE, bounded, declare};
+use crate::config::Amqp;
+use crate::metrics::Metrics;
+
+/// How often the queues' depths are asked; it is also how often the broker has to prove that it still answers.
+const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the session looks at the clock to notice that the whole process stood still.
+const PULSE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Both connections, and all that lives on them. Dropping it closes nothing; [`Session::close`] does, politely.
+#[derive(Debug)]
+pub struct Session {
+    consume: Connection,
+    publish: Connection,
+    channel: Channel,
+    queue: String,
+    /// Publishes successors on the second connection.
+    pub publisher: Publisher,
+    life: Arc<Life>,
+}
+
+/// Whether a session is still alive. Shared by all that depends on it.
+#[derive(Debug)]
+pub struct Life {
+    over: CancellationToken,
+    reason: OnceLock<String>,
+    pulse: Mutex<Instant>,
+    stall_max: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Life {
+    /// Ends the session; the first reason is the one that is told.
+    pub fn end(&self, reason: impl Into<String>) {
+        let _ = self.reason.set(reason.into());
+        self.over.cancel();
+    }
+
+    /// Whether a call may still be started for a message of this session.
+    ///
+    /// A process that stood still (stopped, swapped out, a sleeping machine) for longer than a heartbeat can't know whether the
+    /// broker gave its messages to somebody else: the session ends then, whoever notices first.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        if self.over.is_cancelled() {
+            return false;
+        }
+        let stall = self.pulse.lock().expect("no panic while held").elapsed();
+        if stall > self.stall_max {
+            self.end(format!("the process stood still for {} s", stall.as_secs()));
+            return false;
+        }
+        true
+    }
+
+    /// Completes when the session is over.
+    pub fn over(&self) -> impl Future<Output = ()> + '_ {
+        self.over.cancelled()
+    }
+
+    /// Why it is over.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        self.reason.get().cloned().unwrap_or_else(|| "closed".to_owned())
+    }
+
+    async fn beat(self: Arc<Self>) {
+        while self.is_on() {
+            *self.pulse.lock().expect("no panic while held") = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep(PULSE_INTERVAL) => {}
+                () = self.over() => {}
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Connects twice to one node, declares or verifies the topology, and starts watching.
+    ///
+    /// # Errors
+    /// Anything that keeps the daemon from working with this node, within a bounded time.
+    pub async fn open(
+        address: &BrokerAddress,
+        amqp: &Amqp,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, BrokerError> {
+        let uri = address.uri(amqp.heartbeat);
+        let consume = connect(uri.clone(), "consume").await?;
+        let publish = connect(uri, "publish").await?;
+        if amqp.declare {
+            declare::declare(&consume, &amqp.topology).await?;
+        } else {
+            declare::verify(&consume, &amqp.topology).await?;
+        }
+        let channel = bounded("opening a channel", consume.create_channel()).await?;
+        let qos = channel.basic_qos(amqp.prefetch, BasicQosOptions::default());
+        bounded("setting the prefetch", qos).await?;
+        let confirms = bounded("opening a channel", publish.create_channel()).await?;
+        bounded("asking for confirms", confirms.confirm_select(ConfirmSelectOptions::default())).await?;
+        let life = Arc::new(Life {
+            over: CancellationToken::new(),
+            reason: OnceLock::new(),
+            pulse: Mutex::new(Instant::now()),
+            stall_max: amqp.heartbeat,
+            metrics,
+        });
+        let frame_max = publish.configuration().frame_max();
+        let publisher = Publisher::new(confirms, frame_max, Arc::clone(&life));
+        let session = Self {
+            consume,
+            publish,
+            channel,
+            queue: amqp.topology.main.name.clone(),
+            publisher,
+            life,
+        };
+        session.watch(amqp).await?;
+        Ok(session)
+    }
+
+    async fn watch(&self, amqp: &Amqp) -> Result<(), BrokerError> {
+        for (role, connection) in [("consume", &self.consume), ("publish", &self.publish)] {
+            self.life.metrics.amqp_connected.with_label_values(&[role]).set(1);
+            let events = connection.events_listener();
+            tokio::spawn(watch_events(events, role, Arc::clone(&self.life), self.publisher.blocking()));
+        }
+        tokio::spawn(Arc::clone(&self.life).beat());
+        let channel = bounded("opening a channel", self.consume.create_channel()).await?;
+        tokio::spawn(watch_depths(channel, amqp.clone(), Arc::clone(&self.life)));
+        Ok(())
+    }
+
+    /// The session's life, to be held by what depends on it.
+    #[must_use]
+    pub fn life(&self) -> &Arc<Life> {
+        &self.life
+    }
+
+    /// Starts to consume the main queue.
+    ///
+    /// # Errors
+    /// The broker refused or did not answer.
+    pub async fn consume(&self) -> Result<Deliveries<'_>, BrokerError> {
+        let tag = format!("convgroup-{}", std::process::id());
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            self.channel.basic_consume(self.queue.as_str().into(), tag.into(), options, FieldTable::default());
+        let consumer = bounded("starting to consume", consumer).await?;
+        Ok(Deliveries { session: self, consumer })
+    }
+
+    /// Closes both connections. What is not settled goes back to the queue.
+    pub async fn close(self) {
+        self.life.end("closed by this daemon");
+        for connection in [&self.consume, &self.publish] {
+            let closed = connection.close(200, "bye".into());
+            let _ = tokio::time::timeout(OPERATION_DEADLINE, closed).await;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.life.end("dropped");
+        for role in crate::metrics::ROLES {
+            self.life.metrics.amqp_connected.with_label_values(&[role]).set(0);
+        }
+        self.life.metrics.amqp_blocked.set(0);
+    }
+}
+
+/// The stream of deliveries of one consumer.
+#[derive(Debug)]
+pub struct Deliveries<'s> {
+    session: &'s Session,
+    consumer: lapin::Consumer,
+}
+
+impl Deliveries<'_> {
+    /// The next delivery; `None` when the consumer is cancelled or the session is over. A consumer that the broker cancelled
+    /// (queue deleted, node gone) or whose channel was closed ends the session.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Some(Delivery::new(delivery, Arc::clone(&self.session.life))),
+            Some(Err(err)) => {
+                self.session.life.end(format!("the consumer's channel failed: {err}"));
+                None
+            }
+            None => {
+                self.session.life.end("the broker cancelled the consumer");
+                None
+            }
+        }
+    }
+
+    /// Cancels the consumer and returns what was delivered before the broker knew.
+    ///
+    /// # Errors
+    /// The broker refused or did not answer; the session is over then, and what was delivered goes back by itself.
+    pub async fn cancel(mut self) -> Result<Vec<Delivery>, BrokerError> {
+        let tag = self.consumer.tag();
+        let cancelled = self.session.channel.basic_cancel(tag, BasicCancelOptions::default());
+        if let Err(err) = bounded("cancelling the consumer", cancelled).await {
+            self.session.life.end(err.to_string());
+            return Err(err);
+        }
+        let mut left = Vec::new();
+        while let Ok(Some(Ok(delivery))) =
+            tokio::time::timeout(OPERATION_DEADLINE, self.consumer.next()).await
+        {
+            left.push(Delivery::new(delivery, Arc::clone(&self.session.life)));
+        }
+        Ok(left)
+    }
+}
+
+/// Opens one connection, for the daemon or a tool.
+///
+/// # Errors
+/// The broker can't be reached, refuses, or does not answer in time.
+pub async fn connect(uri: AMQPUri, role: &'static str) -> Result<Connection, BrokerError> {
+    let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let builder = ConnectionBuilder::new()
+        .map_err(|err| BrokerError::Failed("connecting", err.to_string()))?
+        .with_uri(uri)
+        .with_properties(properties);
+    bounded("connecting", builder.connect()).await
+}
+
+async fn watch_events(
+    events: impl Stream<Item = Event>,
+    role: &'static str,
+    life: Arc<Life>,
+    blocking: tokio::sync::watch::Sender<bool>,
+) {
+    let mut events = std::pin::pin!(events);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = life.over() => return,
+        };
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(
+                    amqp.role = role,
+                    reason,
+                    "the broker blocks publishing (an alarm is on): deletions go on, delays and dead letters wait"
+                );
+                life.metrics.amqp_blocked.set(1);
+                blocking.send_replace(true);
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!(amqp.role = role, "the broker takes publishes again");
+                life.metrics.amqp_blocked.set(0);
+                blocking.send_replace(false);
+            }
+            Some(Event::Error(err)) => life.end(format!("the {role} connection failed: {err}")),
+            Some(_) => {}
+            None => life.end(format!("the {role} connection is gone")),
+        }
+    }
+}
+
+async fn watch_depths(channel: Channel, amqp: Amqp, life: Arc<Life>) {
+    while life.is_on() {
+        if let Err(err) = ask_depths(&channel, &amqp, &life.metrics).await {
+            life.end(err.to_string());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DEPTH_INTERVAL) => {}
+            () = life.over() => {}
+        }
+    }
+}
+
+async fn ask_depths(channel: &Channel, amqp: &Amqp, metrics: &Metrics) -> Result<(), BrokerError> {
+    let topology = &amqp.topology;
+    let main = declare::depth(channel, &topology.main.name).await?;
+    let mut retry = 0;
+    for tier in &topology.tiers {
+        retry += declare::depth(channel, &tier.queue.name).await?;
+    }
+    let dead = declare::depth(channel, &topology.dead.name).await?;
+    for (queue, depth) in [("main", main), ("retry", retry), ("dead", dead)] {
+        metrics.queue_messages.with_label_values(&[queue]).set(i64::from(depth));
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! The properties and headers of a delayed or dead-lettered copy.
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::delivery::Message;
+use crate::domain::attempt::{ATTEMPT, FIRST_SEEN};
+use crate::domain::decide::{Destination, Successor, reported_class};
+
+const CAUSE: &str = "convgroup-cause";
+const CODE: &str = "convgroup-code";
+const CLASS: &str = "convgroup-class";
+const INFO: &str = "convgroup-info";
+const FAILED_AT: &str = "convgroup-failed-at";
+const HEADERS_DROPPED: &str = "convgroup-headers-dropped";
+const TRACEPARENT: &str = "traceparent";
+/// A W3C traceparent has 55 bytes; whatever is far longer is none.
+const TRACEPARENT_BYTES_MAX: usize = 256;
+
+/// Properties for a copy of `message`.
+///
+/// `message_id`, `correlation_id`, `timestamp`, `content_type` and foreign headers survive. Left out are: `expiration` (it
+/// would make the copy vanish), `user_id` (the broker refuses a foreign one), and the headers in [`is_left_out`]. If the rest
+/// would not fit half a frame, only ours and `traceparent` travel.
+#[must_use]
+pub fn properties(message: &Message, successor: &Successor, now_ms: i64, frame_max: u32) -> BasicProperties {
+    let old = &message.properties;
+    let mut new = BasicProperties::default().with_delivery_mode(2);
+    macro_rules! keep {
+        ($($get:ident $with:ident)+) => { $( if let Some(value) = old.$get() { new = new.$with(value.clone()); } )+ };
+    }
+    keep!(message_id with_message_id correlation_id with_correlation_id content_type with_content_type
+          content_encoding with_content_encoding kind with_type reply_to with_reply_to app_id with_app_id);
+    if let Some(timestamp) = old.timestamp() {
+        new = new.with_timestamp(*timestamp);
+    }
+    let foreign = old.headers().as_ref().map(foreign).unwrap_or_default();
+    let ours = ours(message, successor, now_ms);
+    let fits = table_bytes(&foreign) + table_bytes(&ours) <= frame_max as usize / 2;
+    let mut headers = if fits { foreign } else { rescued(&foreign) };
+    for (name, value) in ours.inner() {
+        headers.insert(name.clone(), value.clone());
+    }
+    new.with_headers(headers)
+}
+
+/// Headers that no copy carries: the broker's own history, which is wrong on a copy; a kept CC would route a dead letter
+/// back into the queue; ours are written anew.
+fn is_left_out(name: &str) -> bool {
+    matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "CC" | "BCC")
+        || ["x-first-death-", "x-last-death-", "convgroup-"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn foreign(headers: &FieldTable) -> FieldTable {
+    let mut foreign = FieldTable::default();
+    for (name, value) in headers.inner().iter().filter(|(name, _)| !is_left_out(name.as_str())) {
+        foreign.insert(name.clone(), value.clone());
+    }
+    foreign
+}
+
+fn rescued(foreign: &FieldTable) -> FieldTable {
+    let mut rescued = FieldTable::default();
+    rescued.insert(HEADERS_DROPPED.into(), AMQPValue::Boolean(true));
+    if let Some(value) = foreign.inner().get(TRACEPARENT)
+        && value_bytes(value) <= TRACEPARENT_BYTES_MAX
+    {
+        rescued.insert(TRACEPARENT.into(), value.clone());
+    }
+    rescued
+}
+
+fn ours(message: &Message, successor: &Successor, now_ms: i64) -> FieldTable {
+    let mut ours = FieldTable::default();
+    let mut text = |name: &str, value: &str| {
+        ours.insert(ShortString::from(name), AMQPValue::LongString(value.into()));
+    };
+    if let Destination::Dead(cause) = successor.to {
+        text(CAUSE, cause.label());
+    }
+    match &successor.verdict {
+        Some(verdict) => {
+            text(CODE, &verdict.row.label);
+            text(CLASS, reported_class(verdict.class()).label());
+        }
+        None if matches!(successor.to, Destination::Dead(_)) => text(CLASS, "malformed"),
+        None => {}
+    }
+    if !successor.info.is_empty() {
+        text(INFO, &successor.info);
+    }
+    let mut number = |name: &str, value: i64| {
+        ours.insert(ShortString::from(name), AMQPValue::LongLongInt(value));
+    };
+    number(ATTEMPT, i64::from(successor.attempt.failures));
+    number(FIRST_SEEN, message.attempt(now_ms).first_seen_ms.min(successor.attempt.first_seen_ms));
+    number(FAILED_AT, now_ms);
+    ours
+}
+
+/// Bytes a table takes on the wire.
+fn table_bytes(table: &FieldTable) -> usize {
+    4 + table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + value_bytes(value)).sum::<usize>()
+}
+
+fn value_bytes(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::Boolean(_) | AMQPValue::ShortShortInt(_) | AMQPValue::ShortShortUInt(_) => 1,
+        AMQPValue::ShortInt(_) | AMQPValue::ShortUInt(_) => 2,
+        AMQPValue::LongInt(_) | AMQPValue::LongUInt(_) | AMQPValue::Float(_) => 4,
+        AMQPValue::LongLongInt(_) | AMQPValue::Double(_) | AMQPValue::Timestamp(_) => 8,
+        AMQPValue::DecimalValue(_) => 5,
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::FieldArray(values) => 4 + values.as_slice().iter().map(value_bytes).sum::<usize>(),
+        AMQPValue::FieldTable(table) => table_bytes(table),
+        AMQPValue::Void => 0,
+    }
+}

@@ -1,0 +1,165 @@
+//! One call: `POST /v4/recentcontact/del_contact_group` for one user and one group.
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, Response, StatusCode, redirect};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::signer::{Signer, UserSig};
+use crate::config::Im;
+use crate::domain::reply::Reply;
+
+const PATH: &str = "/v4/recentcontact/del_contact_group";
+/// How long an idle connection is kept (contract): shorter than what middle boxes and the API's front end grant.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// Longest reply that is read, in bytes; a real one has about 200.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Which connection a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// A kept-alive one, if there is one.
+    Pooled,
+    /// A new one: the pooled one before may have died while it was idle.
+    Fresh,
+}
+
+/// A finished call.
+#[derive(Debug)]
+pub struct Call {
+    /// What came back.
+    pub reply: Reply,
+    /// From sending to the complete reply.
+    pub took: Duration,
+    /// The signature it carried.
+    pub usersig: UserSig,
+}
+
+/// Calls the API. Cheap to share by reference; holds the connection pool.
+#[derive(Debug)]
+pub struct ChatClient {
+    pooled: Client,
+    fresh: Client,
+    url: Url,
+    /// Signs the calls.
+    pub signer: Signer,
+    identifier: String,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "From_Account")]
+    user: &'a str,
+    #[serde(rename = "GroupName")]
+    groups: [&'a str; 1],
+}
+
+/// Only `ErrorCode` is required; `ErrorInfo` may be missing, or anything.
+#[derive(Deserialize)]
+struct ReplyBody {
+    #[serde(rename = "ErrorCode")]
+    code: i64,
+    #[serde(rename = "ErrorInfo", default)]
+    info: serde_json::Value,
+}
+
+impl ChatClient {
+    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight.
+    ///
+    /// # Errors
+    /// The TLS set-up failed.
+    pub fn new(im: &Im, signer: Signer, connections_max: usize) -> Result<Self, String> {
+        let builder = |idle_max| {
+            Client::builder()
+                .user_agent(concat!("convgroup-deleter/", env!("CARGO_PKG_VERSION")))
+                .timeout(im.timeout)
+                .connect_timeout(im.timeout)
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(idle_max)
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .http1_only()
+                .build()
+                .map_err(|err| format!("the HTTP client can't be set up: {}", err.without_url()))
+        };
+        let mut url = Url::parse(&format!("{}{PATH}", im.endpoint.as_str()))
+            .map_err(|err| format!("the API's address is no url: {err}"))?;
+        url.query_pairs_mut()
+            .append_pair("sdkappid", &im.sdk_app_id.to_string())
+            .append_pair("identifier", &im.identifier);
+        Ok(Self {
+            pooled: builder(connections_max)?,
+            fresh: builder(0)?,
+            url,
+            signer,
+            identifier: im.identifier.clone(),
+        })
+    }
+
+    /// The admin account in whose name calls are made.
+    #[must_use]
+    pub fn identifier(&self) -> &str {
+        &self.identifier
+    }
+
+    /// Deletes one group of one user. Takes at most `im.timeout`.
+    pub async fn delete(&self, user: &str, group: &str, connection: Connection) -> Call {
+        let usersig = self.signer.current();
+        let mut url = self.url.clone();
+        url.query_pairs_mut()
+            .append_pair("usersig", usersig.expose())
+            .append_pair("random", &rand::random::<u32>().to_string())
+            .append_pair("contenttype", "json");
+        let body = serde_json::to_vec(&Body { user, groups: [group] }).expect("strings always serialize");
+        let client = match connection {
+            Connection::Pooled => &self.pooled,
+            Connection::Fresh => &self.fresh,
+        };
+        let started = Instant::now();
+        let request = client.post(url).header("content-type", "application/json").body(body);
+        let reply = match request.send().await {
+            Ok(response) => read(response).await,
+            Err(err) => fault(err),
+        };
+        Call { reply, took: started.elapsed(), usersig }
+    }
+}
+
+async fn read(mut response: Response) -> Reply {
+    match response.status() {
+        status if status.is_client_error() || status.is_server_error() => {
+            return Reply::HttpStatus(status.as_u16());
+        }
+        StatusCode::OK => {}
+        _ => return Reply::BadBody,
+    }
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > REPLY_BYTES_MAX => return Reply::BadBody,
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(err) => return fault(err),
+        }
+    }
+    match serde_json::from_slice::<ReplyBody>(&body) {
+        Ok(ReplyBody { code, info }) => {
+            Reply::Answer { code, info: info.as_str().unwrap_or_default().to_owned() }
+        }
+        Err(_) => Reply::BadBody,
+    }
+}
+
+/// What kept a reply from arriving. The error itself goes no further: it may print the URL.
+fn fault(err: reqwest::Error) -> Reply {
+    let err = err.without_url();
+    let reply = if err.is_timeout() {
+        Reply::Timeout
+    } else if err.is_connect() {
+        Reply::Connect
+    } else {
+        Reply::Reset
+    };
+    tracing::trace!(fault = ?reply, "a call ended without a reply");
+    reply
+}

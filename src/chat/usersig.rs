@@ -1,1 +1,0 @@
-//! Signing, decoding and verifying `UserSig` (`TLSSigAPIv2`).

@@ -1,0 +1,236 @@
+//! The pace: an even spacing that never lets more than the limit through in any sliding second.
+//!
+//! [`Spacing`] says when the next call may leave; [`Limiter`] makes calls wait for it in line. The spacing is enforced where a
+//! call is released, not reserved ahead: slots reserved ahead bunch up when the process runs late.
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+use crate::metrics::Metrics;
+
+/// The window in which at most `limit` calls leave. The ten milliseconds above a second absorb what network and scheduler
+/// squeeze together on the way to the API.
+const WINDOW: Duration = Duration::from_millis(1010);
+/// How much lateness is made up for: timers tick in milliseconds, and without this each tick would cost rate.
+const LATENESS_MAX: Duration = Duration::from_millis(10);
+/// Throttled answers that belong to the same burst cut the pace only once.
+const CUT_INTERVAL: Duration = Duration::from_secs(1);
+/// The pace never falls below this share of the limit (nor below one call per second).
+const FLOOR_SHARE: f64 = 0.02;
+/// How often the pace climbs back a step after a cut, and by which share of the limit.
+const CLIMB_INTERVAL: Duration = Duration::from_secs(1);
+const CLIMB_SHARE: f64 = 0.05;
+
+/// When calls may leave. Pure: the clock is an argument.
+#[derive(Debug)]
+pub struct Spacing {
+    limit: u32,
+    pace: f64,
+    due: Option<Instant>,
+    not_before: Option<Instant>,
+    released: VecDeque<Instant>,
+    changed: Option<Instant>,
+}
+
+impl Spacing {
+    /// At most `limit` calls (at least 1) in any sliding second.
+    #[must_use]
+    pub fn new(limit: u32) -> Self {
+        let limit = limit.max(1);
+        Self {
+            limit,
+            pace: f64::from(limit),
+            due: None,
+            not_before: None,
+            released: VecDeque::new(),
+            changed: None,
+        }
+    }
+
+    /// Calls per second that leave now at most.
+    #[must_use]
+    pub const fn pace(&self) -> f64 {
+        self.pace
+    }
+
+    /// When the next call may leave; a moment in the past means now.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Instant {
+        let full = self.released.len() >= self.limit as usize;
+        let room = self.released.front().filter(|_| full).map(|&oldest| oldest + WINDOW);
+        [self.due, self.not_before, room].into_iter().flatten().max().unwrap_or(now)
+    }
+
+    /// Records that a call leaves now.
+    pub fn release(&mut self, now: Instant) {
+        let spacing = WINDOW.div_f64(self.pace);
+        let earliest = now.checked_sub(LATENESS_MAX).unwrap_or(now);
+        self.due = Some(self.due.map_or(now, |due| due.max(earliest)) + spacing);
+        if self.released.len() >= self.limit as usize {
+            self.released.pop_front();
+        }
+        self.released.push_back(now);
+        self.climb(now);
+    }
+
+    /// Lets nothing leave before `moment`.
+    pub fn hold_until(&mut self, moment: Instant) {
+        self.not_before = self.not_before.max(Some(moment));
+    }
+
+    /// Halves the pace, once per burst of throttled answers. Says whether it did.
+    pub fn cut(&mut self, now: Instant) -> bool {
+        if self.changed.is_some_and(|changed| now < changed + CUT_INTERVAL && self.pace < f64::from(self.limit)) {
+            return false;
+        }
+        let floor = (f64::from(self.limit) * FLOOR_SHARE).max(1.0);
+        self.pace = (self.pace / 2.0).max(floor);
+        self.changed = Some(now);
+        true
+    }
+
+    fn climb(&mut self, now: Instant) {
+        let limit = f64::from(self.limit);
+        if self.pace < limit && self.changed.is_some_and(|changed| now >= changed + CLIMB_INTERVAL) {
+            self.pace = (self.pace + limit * CLIMB_SHARE).min(limit);
+            self.changed = Some(now);
+        }
+    }
+}
+
+/// Makes calls wait for their turn, in line.
+#[derive(Debug)]
+pub struct Limiter {
+    spacing: Mutex<Spacing>,
+    metrics: Arc<Metrics>,
+}
+
+impl Limiter {
+    /// At most `limit` calls in any sliding second.
+    #[must_use]
+    pub fn new(limit: u32, metrics: Arc<Metrics>) -> Self {
+        metrics.rate_limit_calls_per_second.set(f64::from(limit));
+        Self { spacing: Mutex::new(Spacing::new(limit)), metrics }
+    }
+
+    /// Waits until a call may leave and takes its slot, unless `may_go` says no at the last moment: then nothing is taken and
+    /// `false` returned. Safe to drop at any await: a slot is taken only when this completes.
+    pub async fn turn(&self, may_go: impl Fn() -> bool) -> bool {
+        let mut spacing = self.spacing.lock().await;
+        loop {
+            if !may_go() {
+                return false;
+            }
+            let now = Instant::now();
+            let next = spacing.next(now);
+            if next <= now {
+                spacing.release(now);
+                self.metrics.rate_limit_calls_per_second.set(spacing.pace());
+                return true;
+            }
+            tokio::time::sleep_until(next.into()).await;
+        }
+    }
+
+    /// Halves the pace for everybody, because the API said "too often".
+    pub async fn slow_down(&self) {
+        let mut spacing = self.spacing.lock().await;
+        if spacing.cut(Instant::now()) {
+            self.metrics.rate_limit_calls_per_second.set(spacing.pace());
+            tracing::info!(
+                pace = spacing.pace(),
+                "the API says that calls come too often; the pace is halved and climbs back in steps"
+            );
+        }
+    }
+
+    /// Lets nobody leave for a while.
+    pub async fn hold(&self, pause: Duration) {
+        self.spacing.lock().await.hold_until(Instant::now() + pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Releases calls with timers that are up to `late` late, for `seconds`; returns the moments.
+    fn run(limit: u32, seconds: u64, mut late: impl FnMut(usize) -> Duration) -> Vec<Instant> {
+        let start = Instant::now();
+        let mut spacing = Spacing::new(limit);
+        let mut now = start;
+        let mut left = Vec::new();
+        while now < start + Duration::from_secs(seconds) {
+            let next = spacing.next(now);
+            if next > now {
+                now = next + late(left.len());
+            }
+            spacing.release(now);
+            left.push(now);
+        }
+        left
+    }
+
+    fn worst_second(left: &[Instant]) -> usize {
+        let within = |from: usize| left[from..].iter().take_while(|&&at| at < left[from] + Duration::from_secs(1)).count();
+        (0..left.len()).map(within).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn the_full_pace_is_used_with_timers_that_tick_in_milliseconds() {
+        let left = run(200, 10, |_| Duration::from_micros(1300));
+        assert!(left.len() >= 1960, "{}", left.len());
+        assert_eq!(worst_second(&left), worst_second(&left).min(200));
+    }
+
+    #[test]
+    fn calls_are_spread_over_the_second() {
+        let left = run(200, 3, |_| Duration::from_micros(500));
+        let most = (0..left.len())
+            .map(|i| left[i..].iter().take_while(|&&at| at < left[i] + Duration::from_millis(100)).count())
+            .max();
+        assert!(most <= Some(23), "a tenth of a second saw {most:?} calls");
+    }
+
+    #[test]
+    fn the_pace_halves_once_per_burst_and_climbs_back() {
+        let start = Instant::now();
+        let mut spacing = Spacing::new(200);
+        assert!(spacing.cut(start));
+        assert!(!spacing.cut(start + Duration::from_millis(10)));
+        assert!((spacing.pace() - 100.0).abs() < 1e-9);
+        for second in 1..=30 {
+            spacing.release(start + Duration::from_secs(second));
+        }
+        assert!((spacing.pace() - 200.0).abs() < 1e-9);
+        let mut at = start + Duration::from_secs(40);
+        for _ in 0..50 {
+            spacing.cut(at);
+            at += Duration::from_secs(1);
+        }
+        assert!(spacing.pace() >= 1.0, "the pace starves");
+    }
+
+    #[test]
+    fn nothing_leaves_while_it_is_held() {
+        let now = Instant::now();
+        let mut spacing = Spacing::new(200);
+        spacing.hold_until(now + Duration::from_secs(1));
+        assert_eq!(spacing.next(now), now + Duration::from_secs(1));
+    }
+
+    proptest! {
+        #[test]
+        fn no_sliding_second_sees_more_than_the_limit(
+            limit in 1_u32..300,
+            lateness in proptest::collection::vec(0_u64..40_000, 1..200),
+        ) {
+            let left = run(limit, 4, |index| Duration::from_micros(lateness[index % lateness.len()]));
+            prop_assert!(worst_second(&left) <= limit as usize);
+        }
+    }
+}
