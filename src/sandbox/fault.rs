@@ -1,0 +1,546 @@
+//! Faults on demand: what goes wrong, and for which calls.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Wire", into = "Wire")]
+pub enum Fault {
+    /// `{"code":50004,"info":"busy"}`: HTTP 200 with this `ErrorCode`; 0 is an `OK`.
+    Code {
+        /// The `ErrorCode`.
+        code: i64,
+        /// The `ErrorInfo`.
+        info: String,
+    },
+    /// `{"http_status":502}`: this HTTP status with a body that is no JSON; from 200 to 599.
+    HttpStatus(u16),
+    /// `"reset"`: the connection is torn down by a TCP RST.
+    Reset,
+    /// `"close"`: the connection is closed by a TCP FIN, without an answer.
+    Close,
+    /// `"hang"`: no answer until the client goes away.
+    Hang,
+    /// `"garbage"`: HTTP 200 with a body that is no JSON.
+    Garbage,
+    /// `"huge"`: HTTP 200 with a body of 1 GiB that begins like an answer.
+    Huge,
+    /// `"truncated"`: an answer cut short of its `Content-Length`, then a TCP FIN.
+    Truncated,
+    /// `{"echo":50004}`: like a code, its `ErrorInfo` repeating the URL and the body of the call, usersig and all.
+    Echo(i64),
+}
+
+impl Fault {
+    /// This `ErrorCode` with a text of its own.
+    #[must_use]
+    pub fn code(code: i64) -> Self {
+        Self::Code {
+            code,
+            info: format!("injected fault {code}"),
+        }
+    }
+
+    /// The name it is counted under: `code_50004`, `http_502`, `reset`, `echo_50004`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            Self::Code { code, .. } => format!("code_{code}"),
+            Self::HttpStatus(status) => format!("http_{status}"),
+            Self::Reset => "reset".to_owned(),
+            Self::Close => "close".to_owned(),
+            Self::Hang => "hang".to_owned(),
+            Self::Garbage => "garbage".to_owned(),
+            Self::Huge => "huge".to_owned(),
+            Self::Truncated => "truncated".to_owned(),
+            Self::Echo(code) => format!("echo_{code}"),
+        }
+    }
+}
+
+/// When a fault strikes: before the checks and the deletion, or in the place of the honest answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Nothing is checked and nothing is deleted.
+    #[default]
+    Before,
+    /// The call is checked and the group deleted; only the answer goes wrong.
+    After,
+}
+
+/// Whether a rule is about probes, which are calls for an admin's own account. In JSON `true`, `false` or `"only"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ProbesWire", into = "ProbesWire")]
+pub enum Probes {
+    /// About all calls.
+    Included,
+    /// About all calls but probes.
+    Excluded,
+    /// About probes alone.
+    Only,
+}
+
+/// A fault and the calls it is for.
+///
+/// In JSON all fields but `what` may be left out:
+/// `{"what":"reset","user":"user15","times":2,"effect":"after"}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// What goes wrong.
+    pub what: Fault,
+    /// Only calls for this user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Only calls for this group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Let so many matching calls pass first.
+    #[serde(default)]
+    pub skip: u64,
+    /// Strike so many times, then the rule is gone; without it, until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
+    /// Strike a matching call with this probability; taken as 0 or 1 if it is beyond. Default 1.
+    #[serde(default = "always")]
+    pub probability: f64,
+    /// What the random numbers start from: the same seed strikes the same calls. Default 0.
+    #[serde(default)]
+    pub seed: u64,
+    /// Before or after the deletion.
+    #[serde(default)]
+    pub effect: Effect,
+    /// Whether it is about probes; without it, they are included unless a user or a group is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Probes>,
+}
+
+impl Rule {
+    /// A rule that strikes every call.
+    #[must_use]
+    pub fn new(what: Fault) -> Self {
+        Self {
+            what,
+            user: None,
+            group: None,
+            skip: 0,
+            times: None,
+            probability: always(),
+            seed: 0,
+            effect: Effect::default(),
+            probes: None,
+        }
+    }
+
+    /// Only calls for this user.
+    #[must_use]
+    pub fn user(self, user: &str) -> Self {
+        Self {
+            user: Some(user.to_owned()),
+            ..self
+        }
+    }
+
+    /// Only calls for this group.
+    #[must_use]
+    pub fn group(self, group: &str) -> Self {
+        Self {
+            group: Some(group.to_owned()),
+            ..self
+        }
+    }
+
+    /// Lets so many matching calls pass first.
+    #[must_use]
+    pub fn skip(self, skip: u64) -> Self {
+        Self { skip, ..self }
+    }
+
+    /// Strikes so many times.
+    #[must_use]
+    pub fn times(self, times: u64) -> Self {
+        Self {
+            times: Some(times),
+            ..self
+        }
+    }
+
+    /// Strikes a matching call with this probability; the same `seed` strikes the same calls.
+    #[must_use]
+    pub fn probability(self, probability: f64, seed: u64) -> Self {
+        Self {
+            probability,
+            seed,
+            ..self
+        }
+    }
+
+    /// Lets the deletion take place.
+    #[must_use]
+    pub fn after(self) -> Self {
+        Self {
+            effect: Effect::After,
+            ..self
+        }
+    }
+
+    /// Says whether it is about probes.
+    #[must_use]
+    pub fn probes(self, probes: Probes) -> Self {
+        Self {
+            probes: Some(probes),
+            ..self
+        }
+    }
+
+    fn matches(&self, user: Option<&str>, group: Option<&str>, is_probe: bool) -> bool {
+        let is = |wanted: &Option<String>, given: Option<&str>| {
+            wanted.as_deref().is_none_or(|it| given == Some(it))
+        };
+        let by_probe = match self.probes {
+            Some(Probes::Included) => true,
+            Some(Probes::Excluded) => !is_probe,
+            Some(Probes::Only) => is_probe,
+            // Who names an admin's account means its probes.
+            None => !is_probe || self.group.is_none() || self.user.is_some(),
+        };
+        by_probe && is(&self.user, user) && is(&self.group, group)
+    }
+}
+
+/// A rule in effect and what it has done so far.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RuleState {
+    /// Its id, for removing it.
+    pub id: u64,
+    /// The rule as it was added.
+    pub rule: Rule,
+    /// Calls it matched, those it let pass included.
+    pub matched: u64,
+    /// Calls it struck.
+    pub struck: u64,
+}
+
+/// The rules in effect, in the order they were added.
+#[derive(Default)]
+pub(super) struct Faults {
+    rules: Vec<(RuleState, StdRng)>,
+    last_id: u64,
+}
+
+impl Faults {
+    pub(super) fn add(&mut self, rule: Rule) -> u64 {
+        self.last_id += 1;
+        let rng = StdRng::seed_from_u64(rule.seed);
+        self.rules.push((
+            RuleState {
+                id: self.last_id,
+                rule,
+                matched: 0,
+                struck: 0,
+            },
+            rng,
+        ));
+        self.last_id
+    }
+
+    pub(super) fn list(&self) -> Vec<RuleState> {
+        self.rules.iter().map(|(state, _)| state.clone()).collect()
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> bool {
+        let before = self.rules.len();
+        self.rules.retain(|(state, _)| state.id != id);
+        self.rules.len() < before
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.rules.clear();
+    }
+
+    /// The fault that strikes this call, if any: that of the first rule which does not let it pass.
+    pub(super) fn strike(
+        &mut self,
+        user: Option<&str>,
+        group: Option<&str>,
+        is_probe: bool,
+    ) -> Option<(Fault, Effect)> {
+        let at = self.rules.iter_mut().position(|(state, rng)| {
+            if !state.rule.matches(user, group, is_probe) {
+                return false;
+            }
+            state.matched += 1;
+            let strikes = state.matched > state.rule.skip
+                && state.rule.times.is_none_or(|times| state.struck < times)
+                && rng.random::<f64>() < state.rule.probability;
+            state.struck += u64::from(strikes);
+            strikes
+        })?;
+        let state = &self.rules[at].0;
+        let strike = (state.rule.what.clone(), state.rule.effect);
+        if state.rule.times == Some(state.struck) {
+            self.rules.remove(at);
+        }
+        Some(strike)
+    }
+}
+
+fn always() -> f64 {
+    1.0
+}
+
+/// [`Fault`] as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a fault is {\"code\":N,\"info\":\"…\"}, {\"http_status\":N}, {\"echo\":N} or one of \"reset\", \
+                 \"close\", \"hang\", \"garbage\", \"huge\", \"truncated\""
+)]
+enum Wire {
+    Code(WireCode),
+    Http(WireHttp),
+    Echo(WireEcho),
+    Word(Word),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireCode {
+    code: i64,
+    info: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireHttp {
+    http_status: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireEcho {
+    echo: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Reset,
+    Close,
+    Hang,
+    Garbage,
+    Huge,
+    Truncated,
+}
+
+impl TryFrom<Wire> for Fault {
+    type Error = &'static str;
+
+    fn try_from(wire: Wire) -> Result<Self, Self::Error> {
+        Ok(match wire {
+            Wire::Code(WireCode {
+                code,
+                info: Some(info),
+            }) => Self::Code { code, info },
+            Wire::Code(WireCode { code, info: None }) => Self::code(code),
+            Wire::Http(WireHttp { http_status }) if (200..=599).contains(&http_status) => {
+                Self::HttpStatus(http_status)
+            }
+            Wire::Http(_) => return Err("http_status must be from 200 to 599"),
+            Wire::Echo(WireEcho { echo }) => Self::Echo(echo),
+            Wire::Word(Word::Reset) => Self::Reset,
+            Wire::Word(Word::Close) => Self::Close,
+            Wire::Word(Word::Hang) => Self::Hang,
+            Wire::Word(Word::Garbage) => Self::Garbage,
+            Wire::Word(Word::Huge) => Self::Huge,
+            Wire::Word(Word::Truncated) => Self::Truncated,
+        })
+    }
+}
+
+impl From<Fault> for Wire {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Code { code, info } => Self::Code(WireCode {
+                code,
+                info: Some(info),
+            }),
+            Fault::HttpStatus(http_status) => Self::Http(WireHttp { http_status }),
+            Fault::Echo(echo) => Self::Echo(WireEcho { echo }),
+            Fault::Reset => Self::Word(Word::Reset),
+            Fault::Close => Self::Word(Word::Close),
+            Fault::Hang => Self::Word(Word::Hang),
+            Fault::Garbage => Self::Word(Word::Garbage),
+            Fault::Huge => Self::Word(Word::Huge),
+            Fault::Truncated => Self::Word(Word::Truncated),
+        }
+    }
+}
+
+/// [`Probes`] as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "probes is true, false or \"only\"")]
+enum ProbesWire {
+    Included(bool),
+    Word(String),
+}
+
+impl TryFrom<ProbesWire> for Probes {
+    type Error = &'static str;
+
+    fn try_from(wire: ProbesWire) -> Result<Self, Self::Error> {
+        match wire {
+            ProbesWire::Included(true) => Ok(Self::Included),
+            ProbesWire::Included(false) => Ok(Self::Excluded),
+            ProbesWire::Word(word) if word == "only" => Ok(Self::Only),
+            ProbesWire::Word(_) => Err("probes is true, false or \"only\""),
+        }
+    }
+}
+
+impl From<Probes> for ProbesWire {
+    fn from(probes: Probes) -> Self {
+        match probes {
+            Probes::Included => Self::Included(true),
+            Probes::Excluded => Self::Included(false),
+            Probes::Only => Self::Word("only".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which of `calls` equal calls for `u` and `g` are struck.
+    fn struck(rule: Rule, calls: usize) -> Vec<bool> {
+        let mut faults = Faults::default();
+        faults.add(rule);
+        (0..calls)
+            .map(|_| faults.strike(Some("u"), Some("g"), false).is_some())
+            .collect()
+    }
+
+    #[test]
+    fn skip_and_times_pick_the_calls() {
+        assert_eq!(
+            struck(Rule::new(Fault::Hang).skip(1).times(2), 5),
+            [false, true, true, false, false]
+        );
+        assert_eq!(struck(Rule::new(Fault::Hang).times(0), 2), [false, false]);
+        assert_eq!(struck(Rule::new(Fault::Hang).user("v"), 1), [false]);
+        assert_eq!(
+            struck(Rule::new(Fault::Hang).user("u").group("h"), 1),
+            [false]
+        );
+    }
+
+    #[test]
+    fn a_seed_strikes_the_same_calls_again() {
+        let half = |seed| struck(Rule::new(Fault::Hang).probability(0.5, seed), 100);
+        assert_eq!(half(1), half(1));
+        assert_ne!(half(1), half(2));
+        assert!(
+            struck(Rule::new(Fault::Hang).probability(1.0, 1), 100)
+                .iter()
+                .all(|struck| *struck)
+        );
+        assert!(!struck(Rule::new(Fault::Hang).probability(f64::NAN, 1), 100).contains(&true));
+    }
+
+    #[test]
+    fn probes_are_struck_unless_the_rule_is_about_somebody() {
+        #[track_caller]
+        fn check(rule: &Rule, probe: bool, other: bool) {
+            assert_eq!(
+                rule.matches(Some("admin"), Some("g"), true),
+                probe,
+                "{rule:?}"
+            );
+            assert_eq!(rule.matches(Some("u"), Some("g"), false), other, "{rule:?}");
+        }
+        let rule = Rule::new(Fault::Reset);
+        check(&rule, true, true);
+        check(&rule.clone().probes(Probes::Excluded), false, true);
+        check(&rule.clone().probes(Probes::Only), true, false);
+        check(&rule.clone().group("g"), false, true);
+        check(
+            &rule.clone().group("g").probes(Probes::Included),
+            true,
+            true,
+        );
+        check(&rule.clone().user("u"), false, true);
+        check(&rule.user("admin"), true, false);
+    }
+
+    #[test]
+    fn the_first_rule_that_strikes_decides() {
+        let mut faults = Faults::default();
+        faults.add(Rule::new(Fault::Reset).times(1));
+        let second = faults.add(Rule::new(Fault::Hang).after());
+        assert_eq!(
+            faults.strike(None, None, false),
+            Some((Fault::Reset, Effect::Before))
+        );
+        assert_eq!(
+            faults.strike(None, None, false),
+            Some((Fault::Hang, Effect::After))
+        );
+        assert_eq!(
+            faults.list().len(),
+            1,
+            "a rule that has struck its last is gone"
+        );
+        assert!(faults.remove(second));
+        assert!(!faults.remove(second));
+        assert_eq!(faults.strike(None, None, false), None);
+    }
+
+    #[test]
+    fn rules_are_the_same_in_json() {
+        #[track_caller]
+        fn check(json: &str, expect: &Rule) {
+            let rule: Rule = serde_json::from_str(json).unwrap();
+            assert_eq!(rule, *expect);
+            let again = serde_json::to_string(&rule).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Rule>(&again).unwrap(),
+                *expect,
+                "{again}"
+            );
+        }
+        check(r#"{"what":"reset"}"#, &Rule::new(Fault::Reset));
+        check(r#"{"what":{"code":50004}}"#, &Rule::new(Fault::code(50004)));
+        check(
+            r#"{"what":{"http_status":502},"user":"u","probes":"only"}"#,
+            &Rule::new(Fault::HttpStatus(502))
+                .user("u")
+                .probes(Probes::Only),
+        );
+        check(
+            r#"{"what":{"echo":-1},"times":2,"skip":1,"effect":"after","probability":0.5,"seed":7,"probes":false}"#,
+            &Rule::new(Fault::Echo(-1))
+                .times(2)
+                .skip(1)
+                .after()
+                .probability(0.5, 7)
+                .probes(Probes::Excluded),
+        );
+    }
+
+    #[test]
+    fn mistakes_in_a_rule_are_named() {
+        #[track_caller]
+        fn check(json: &str, expect: &str) {
+            let error = serde_json::from_str::<Rule>(json).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        }
+        check(r#"{"what":"explode"}"#, "a fault is");
+        check(r#"{"what":{"http_status":99}}"#, "from 200 to 599");
+        check(r#"{"what":"hang","probes":"all"}"#, "probes is");
+        check(r#"{"what":"hang","time":1}"#, "unknown field `time`");
+    }
+}

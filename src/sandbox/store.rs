@@ -1,0 +1,166 @@
+//! Users and their groups, kept small: a million users with two groups each take about 130 MB.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+
+use super::call::GROUP_NAME_BYTES_MAX;
+use super::refusal::Refusal;
+use super::seed::SeedLineError;
+
+#[derive(Default)]
+pub(super) struct Store {
+    users: HashMap<Box<str>, Groups>,
+    /// Set when every user has every group: the hashes of what was deleted. Two deletions of ten million are mixed up
+    /// with a probability of one in a hundred thousand.
+    permissive: Option<HashSet<u64>>,
+    hasher: RandomState,
+}
+
+impl Store {
+    pub(super) fn new(permissive: bool) -> Self {
+        Self {
+            permissive: permissive.then(HashSet::new),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn add_user(
+        &mut self,
+        user: &str,
+        groups: &[impl AsRef<str>],
+    ) -> Result<(), SeedLineError> {
+        if groups
+            .iter()
+            .any(|group| group.as_ref().len() > GROUP_NAME_BYTES_MAX)
+        {
+            return Err(SeedLineError::NameTooLong);
+        }
+        if !self.users.contains_key(user) {
+            self.users.insert(user.into(), Groups::default());
+        }
+        if let Some(of_user) = self.users.get_mut(user) {
+            of_user.extend(groups.iter().map(AsRef::as_ref));
+        }
+        Ok(())
+    }
+
+    pub(super) fn groups(&self, user: &str) -> Option<Vec<String>> {
+        let groups = self.users.get(user)?;
+        Some(
+            groups
+                .iter()
+                .map(|name| String::from_utf8_lossy(name).into_owned())
+                .collect(),
+        )
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.users.clear();
+        if let Some(deleted) = &mut self.permissive {
+            deleted.clear();
+        }
+    }
+
+    /// Deletes and returns the id the group had; an admin's account always exists, with the groups it was given.
+    pub(super) fn delete(
+        &mut self,
+        user: &str,
+        group: &str,
+        user_is_admin: bool,
+    ) -> Result<u64, Refusal> {
+        if let Some(deleted) = &mut self.permissive
+            && !user_is_admin
+        {
+            return if deleted.insert(self.hasher.hash_one((user, group))) {
+                Ok(1)
+            } else {
+                Err(Refusal::GROUP_UNKNOWN)
+            };
+        }
+        match self.users.get_mut(user) {
+            Some(groups) => groups.remove(group).ok_or(Refusal::GROUP_UNKNOWN),
+            None if user_is_admin => Err(Refusal::GROUP_UNKNOWN),
+            None => Err(Refusal::USER_UNKNOWN),
+        }
+    }
+}
+
+/// Group names in one piece of memory, each after its length in a byte: names have 32 bytes at most.
+#[derive(Default)]
+struct Groups(Box<[u8]>);
+
+impl Groups {
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (len, after) = rest.split_first()?;
+            let (name, after) = after.split_at_checked(usize::from(*len))?;
+            rest = after;
+            Some(name)
+        })
+    }
+
+    /// Adds the names that are not there yet; each has at most [`GROUP_NAME_BYTES_MAX`] bytes.
+    fn extend<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        let mut seen: HashSet<Vec<u8>> = self.iter().map(<[u8]>::to_vec).collect();
+        let mut packed = std::mem::take(&mut self.0).into_vec();
+        for name in names {
+            let len = u8::try_from(name.len()).expect("a name has 32 bytes at most");
+            if seen.insert(name.as_bytes().to_vec()) {
+                packed.push(len);
+                packed.extend_from_slice(name.as_bytes());
+            }
+        }
+        self.0 = packed.into_boxed_slice();
+    }
+
+    /// Removes a name and returns its place, counted from 1.
+    fn remove(&mut self, name: &str) -> Option<u64> {
+        let place = self.iter().position(|other| other == name.as_bytes())?;
+        let start: usize = self.iter().take(place).map(|other| 1 + other.len()).sum();
+        let end = start + 1 + name.len();
+        self.0 = [&self.0[..start], &self.0[end..]]
+            .concat()
+            .into_boxed_slice();
+        Some(place as u64 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_deleted_once_and_the_others_stay() {
+        let mut store = Store::new(false);
+        store.add_user("u", &["a", "", "群组"]).unwrap();
+        store.add_user("u", &["a", "b"]).unwrap();
+        assert_eq!(store.groups("u").unwrap(), ["a", "", "群组", "b"]);
+        assert_eq!(store.delete("u", "", false), Ok(2));
+        assert_eq!(store.delete("u", "", false), Err(Refusal::GROUP_UNKNOWN));
+        assert_eq!(store.delete("u", "b", false), Ok(3));
+        assert_eq!(store.delete("u", "a", false), Ok(1));
+        assert_eq!(store.groups("u").unwrap(), ["群组"]);
+        store.add_user("empty", &[] as &[&str]).unwrap();
+        assert_eq!(store.groups("empty").unwrap(), Vec::<String>::new());
+        assert_eq!(store.delete("v", "a", false), Err(Refusal::USER_UNKNOWN));
+        assert_eq!(
+            store.delete("admin", "a", true),
+            Err(Refusal::GROUP_UNKNOWN)
+        );
+    }
+
+    #[test]
+    fn a_permissive_store_deletes_everything_once() {
+        let mut store = Store::new(true);
+        assert_eq!(store.delete("u", "a", false), Ok(1));
+        assert_eq!(store.delete("u", "b", false), Ok(1));
+        assert_eq!(store.delete("u", "a", false), Err(Refusal::GROUP_UNKNOWN));
+        assert_eq!(
+            store.delete("admin", "a", true),
+            Err(Refusal::GROUP_UNKNOWN)
+        );
+        store.clear();
+        assert_eq!(store.delete("u", "a", false), Ok(1));
+    }
+}
