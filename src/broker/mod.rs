@@ -8,6 +8,7 @@
 pub mod address;
 pub mod declare;
 pub mod delivery;
+pub mod feed;
 pub mod publisher;
 pub mod session;
 pub mod settle;
@@ -32,6 +33,9 @@ pub enum BrokerError {
     /// The broker or the client library refused.
     #[error("{0}: {1}")]
     Failed(&'static str, String),
+    /// No connection to a node.
+    #[error("{0}: {1}")]
+    Unreachable(String, Box<BrokerError>),
     /// A queue or exchange is not what it has to be.
     #[error("{0}")]
     Topology(String),

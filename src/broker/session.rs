@@ -15,7 +15,7 @@ use super::delivery::Delivery;
 use super::publisher::Publisher;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare};
 use crate::config::Amqp;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ROLES};
 
 /// How often the queues' depths are asked; it is also how often the broker has to prove that it still answers.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
@@ -47,8 +47,13 @@ pub struct Life {
 impl Life {
     /// Ends the session; the first reason is the one that is told.
     pub fn end(&self, reason: impl Into<String>) {
-        let _ = self.reason.set(reason.into());
-        self.over.cancel();
+        if self.reason.set(reason.into()).is_ok() {
+            self.over.cancel();
+            for role in ROLES {
+                self.metrics.amqp_connected.with_label_values(&[role]).set(0);
+            }
+            self.metrics.amqp_blocked.set(0);
+        }
     }
 
     /// Whether a call may still be started for a message of this session.
@@ -166,7 +171,7 @@ impl Session {
     }
 
     /// Closes both connections. What is not settled goes back to the queue.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         self.life.end("closed by this daemon");
         for connection in [&self.consume, &self.publish] {
             let closed = connection.close(200, "bye".into());
@@ -178,10 +183,6 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.life.end("dropped");
-        for role in crate::metrics::ROLES {
-            self.life.metrics.amqp_connected.with_label_values(&[role]).set(0);
-        }
-        self.life.metrics.amqp_blocked.set(0);
     }
 }
 
@@ -242,6 +243,24 @@ pub async fn connect(uri: AMQPUri, role: &'static str) -> Result<Connection, Bro
         .with_uri(uri)
         .with_properties(properties);
     bounded("connecting", builder.connect()).await
+}
+
+/// Opens one connection to the first node that answers; says which one it is.
+///
+/// # Errors
+/// None answers; the error is the first node's.
+pub async fn connect_any(
+    amqp: &Amqp,
+    role: &'static str,
+) -> Result<(Connection, BrokerAddress), BrokerError> {
+    let mut first = None;
+    for address in &amqp.nodes {
+        match connect(address.uri(amqp.heartbeat), role).await {
+            Ok(connection) => return Ok((connection, address.clone())),
+            Err(err) => first = first.or(Some(BrokerError::Unreachable(address.to_string(), Box::new(err)))),
+        }
+    }
+    Err(first.unwrap_or(BrokerError::Lost("no node is configured".to_owned())))
 }
 
 async fn watch_events(

@@ -41,7 +41,10 @@ impl Health {
 
 /// Makes one probe call; a stale signature is renewed and the call repeated, once. Pacing is the caller's business: `turn` is
 /// awaited before each call.
-pub async fn probe(client: &ChatClient, codes: &CodeTable, turn: impl AsyncFn()) -> Health {
+pub async fn probe<F>(client: &ChatClient, codes: &CodeTable, turn: impl Fn() -> F) -> Health
+where
+    F: Future<Output = ()> + Send,
+{
     turn().await;
     let verdict = call(client, codes).await;
     if !matches!(verdict.class(), Class::Signature | Class::Account) {

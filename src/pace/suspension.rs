@@ -223,7 +223,7 @@ impl Suspension {
     }
 
     async fn probe(&self) -> Health {
-        let turn = async || {
+        let turn = || async {
             self.limiter.turn(|| true).await;
         };
         let health = probe(&self.client, &self.codes, turn).await;

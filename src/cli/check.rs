@@ -1,0 +1,109 @@
+//! `check`: is everything ready to run? A line each.
+use std::time::Duration;
+
+use super::{Exit, Failure};
+use crate::broker::{BrokerError, declare, session};
+use crate::chat::client::ChatClient;
+use crate::chat::probe::{Health, probe};
+use crate::chat::signer::Signer;
+use crate::config::{Amqp, Config, Settings};
+
+/// How long `--ready` waits: less than the usual timeout of a container's health check.
+const READY_TIMEOUT: Duration = Duration::from_secs(4);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  convgroup-deleter check\n  convgroup-deleter check --ready http://127.0.0.1:9464/readyz   for container health checks")]
+pub(super) struct Args {
+    /// Only ask a running daemon: done when the address answers 200. Needs no configuration.
+    #[arg(long, value_name = "URL")]
+    ready: Option<String>,
+}
+
+pub(super) async fn check(settings: &Settings, args: Args) -> Result<Exit, Failure> {
+    if let Some(url) = args.ready {
+        return ready(&url).await;
+    }
+    let config = match settings.config() {
+        Ok(config) => config,
+        Err(err) => {
+            line("config", &Err((Exit::Config, err.to_string())));
+            return Ok(Exit::Config);
+        }
+    };
+    line("config", &Ok("all values are valid".to_owned()));
+    let broker = broker(&config.amqp).await;
+    line("broker", &broker);
+    let queues = match &broker {
+        Ok(_) => queues(&config.amqp).await,
+        Err((exit, _)) => Err((*exit, "not checked".to_owned())),
+    };
+    line("queues", &queues);
+    let api = api(&config).await;
+    line("api", &api);
+    let worst = [broker, queues, api].into_iter().find_map(Result::err);
+    Ok(worst.map_or(Exit::Done, |(exit, _)| exit))
+}
+
+type Finding = Result<String, (Exit, String)>;
+
+fn line(what: &str, finding: &Finding) {
+    match finding {
+        Ok(text) => println!("ok    {what:<7} {text}"),
+        Err((_, text)) => println!("FAIL  {what:<7} {text}"),
+    }
+}
+
+async fn broker(amqp: &Amqp) -> Finding {
+    match session::connect_any(amqp, "check").await {
+        Ok((_, address)) => Ok(format!("connected to {address}")),
+        Err(err) => Err((Exit::Unavailable, err.to_string())),
+    }
+}
+
+async fn queues(amqp: &Amqp) -> Finding {
+    let refused = |err: BrokerError| (Exit::Other, err.to_string());
+    let (connection, _) = session::connect_any(amqp, "check").await.map_err(refused)?;
+    match declare::verify(&connection, &amqp.topology).await {
+        Err(BrokerError::Topology(_)) if amqp.declare => {
+            return Ok("not all there yet; the daemon declares them when it starts".to_owned());
+        }
+        found => found.map_err(refused)?,
+    }
+    if !amqp.declare {
+        return Ok("all there".to_owned());
+    }
+    // All exist: declaring creates nothing now, it only compares the arguments.
+    declare::declare(&connection, &amqp.topology).await.map_err(refused)?;
+    Ok("all there, with the arguments they need".to_owned())
+}
+
+async fn api(config: &Config) -> Finding {
+    let other = |problem| (Exit::Other, problem);
+    let signer = Signer::new(&config.im, None).map_err(other)?;
+    let client = ChatClient::new(&config.im, signer, 1).map_err(other)?;
+    let health = probe(&client, &config.codes, || async {}).await;
+    let explained = |verdict: &crate::domain::code::Verdict| {
+        let row = &verdict.row;
+        format!("{}: {} ({}). {}", config.im.endpoint.as_str(), row.label, row.meaning, row.advice)
+    };
+    match health {
+        Health::Healthy => Ok(format!("{}: calls work (probe is healthy)", config.im.endpoint.as_str())),
+        Health::Faulty(verdict) => Err((Exit::Other, explained(&verdict))),
+        Health::Unreachable(verdict) => Err((Exit::Unavailable, explained(&verdict))),
+    }
+}
+
+async fn ready(url: &str) -> Result<Exit, Failure> {
+    let usage = |err: reqwest::Error| Failure::new(Exit::Usage, err);
+    let client = reqwest::Client::builder().timeout(READY_TIMEOUT).no_proxy().build().map_err(usage)?;
+    let request = client.get(url).build().map_err(usage)?;
+    match client.execute(request).await {
+        Ok(reply) if reply.status() == reqwest::StatusCode::OK => Ok(Exit::Done),
+        Ok(reply) => {
+            let status = reply.status();
+            println!("{status}: {}", reply.text().await.unwrap_or_default().trim());
+            Ok(Exit::Unavailable)
+        }
+        Err(err) => Err(Failure::new(Exit::Unavailable, err)),
+    }
+}

@@ -1,0 +1,79 @@
+//! `explain`: a row of the error table, or all of it.
+use super::{Exit, Failure};
+use crate::config::Settings;
+use crate::domain::code::{CodeTable, Row};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  convgroup-deleter explain 51011\n  convgroup-deleter explain timeout\n  convgroup-deleter explain            the whole table")]
+pub(super) struct Args {
+    /// An ErrorCode (51011), a fault (timeout, http_429); nothing for the whole table.
+    code: Option<String>,
+    /// The whole table as Markdown, as it stands in the README.
+    #[arg(long, conflicts_with = "code")]
+    markdown: bool,
+}
+
+pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure> {
+    let codes = settings.codes()?;
+    match &args.code {
+        None if args.markdown => print!("{}", markdown(&codes)),
+        None => print!("{}", table(&codes)),
+        Some(code) if !codes.lists(code) && code.parse::<i64>().is_err() => {
+            let known: Vec<&str> =
+                codes.rows().map(|row| &*row.code).filter(|code| code.parse::<i64>().is_err()).collect();
+            return Err(Failure::new(
+                Exit::Usage,
+                anyhow::anyhow!("`{code}` is no code: give a number, or one of {}", known.join(" ")),
+            ));
+        }
+        Some(code) => print!("{}", one(&codes, &codes.explain(code))),
+    }
+    Ok(Exit::Done)
+}
+
+fn one(codes: &CodeTable, row: &Row) -> String {
+    let overridden = row.overridden.map_or(String::new(), |shipped| {
+        format!(" (your [policy.overrides]; shipped as {shipped})")
+    });
+    let unlisted = if codes.lists(&row.code) { "" } else { " (not in the table)" };
+    format!(
+        "code     {}{unlisted}\nlabel    {}\nclass    {}{overridden}\nmeaning  {}\nmessage  {}\nadvice   {}\n",
+        row.code,
+        row.label,
+        row.class,
+        row.meaning,
+        row.class.consequence(),
+        row.advice
+    )
+}
+
+fn table(codes: &CodeTable) -> String {
+    let rows = codes.rows().map(|row| format!("{:<9} {:<10} {}\n", row.code, row.class.label(), row.meaning));
+    rows.collect()
+}
+
+fn markdown(codes: &CodeTable) -> String {
+    let head = "| code | class | meaning | advice |\n|---|---|---|---|\n".to_owned();
+    let rows = codes.rows().map(|row| {
+        format!("| {} | {} | {} | {} |\n", row.code, row.class, row.meaning, row.advice)
+    });
+    rows.fold(head, |text, row| text + &row)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// README shows what the program prints.
+    #[test]
+    fn the_readme_has_the_error_table() {
+        let readme = include_str!("../../README.md");
+        let table = markdown(&CodeTable::new(&BTreeMap::new()));
+        assert!(
+            readme.contains(&table),
+            "README.md lacks the table as `convgroup-deleter explain --markdown` prints it"
+        );
+    }
+}

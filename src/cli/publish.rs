@@ -1,0 +1,120 @@
+//! `publish`: events from arguments, a file or standard input, each confirmed by the broker.
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, anyhow};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Exit, Failure};
+use crate::broker::feed::Feed;
+use crate::config::Settings;
+use crate::domain::message::{DeleteGroups, decode};
+
+/// Most mistakes that are listed before nothing is published.
+const MISTAKES_SHOWN: usize = 10;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  convgroup-deleter publish --user user15 test0 test1
+  convgroup-deleter publish --file events.ndjson
+  echo '{\"From_Account\":\"user15\",\"GroupName\":[\"test0\"]}' | convgroup-deleter publish --file -
+
+Every line is checked before the first one is published. Publishing the same event twice does no harm:
+the second deletion finds the group already gone.")]
+pub(super) struct Args {
+    /// The user whose groups are to be deleted.
+    #[arg(long, requires = "groups", conflicts_with = "file")]
+    user: Option<String>,
+    /// The names of the groups: 1 to 100.
+    #[arg(value_name = "GROUP", requires = "user")]
+    groups: Vec<String>,
+    /// A file with one event (JSON) per line; `-` is standard input.
+    #[arg(long, value_name = "FILE", required_unless_present = "user")]
+    file: Option<PathBuf>,
+    /// Publish lines as they stand, broken ones too (they end in the dead letters).
+    #[arg(long)]
+    unchecked: bool,
+}
+
+pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Failure> {
+    let amqp = settings.amqp()?;
+    let events = events(&args)?;
+    let feed = Feed::open(&amqp).await?;
+    let bar = progress(events.len());
+    let started = Instant::now();
+    let published = feed.publish_all(&events, |confirmed| bar.set_position(confirmed as u64)).await;
+    bar.finish_and_clear();
+    let (confirmed, failure) = match published {
+        Ok(()) => (events.len(), None),
+        Err((confirmed, err)) => (confirmed, Some(err)),
+    };
+    let plural = if confirmed == 1 { "" } else { "s" };
+    println!("{confirmed} event{plural} published and confirmed in {:.1} s", started.elapsed().as_secs_f64());
+    match failure {
+        None => Ok(Exit::Done),
+        Some(err) => Err(Failure::new(
+            Exit::Unavailable,
+            anyhow!(err).context(format!(
+                "{} of {} events are not confirmed; publish the whole again, repeats do no harm",
+                events.len() - confirmed,
+                events.len()
+            )),
+        )),
+    }
+}
+
+fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
+    let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
+    if let Some(user) = &args.user {
+        let event = DeleteGroups::encode(user, &args.groups).map_err(|err| usage(anyhow!(err)))?;
+        return Ok(vec![event]);
+    }
+    let path = args.file.as_deref().unwrap_or(Path::new("-"));
+    let lines = if path == Path::new("-") {
+        lines(std::io::stdin().lock())
+    } else {
+        std::fs::File::open(path).map(BufReader::new).map_err(anyhow::Error::from).and_then(lines)
+    };
+    let lines = lines.with_context(|| format!("{} can't be read", path.display())).map_err(usage)?;
+    if args.unchecked {
+        return Ok(lines.into_iter().map(|(_, line)| line).collect());
+    }
+    let wrong: Vec<String> = lines
+        .iter()
+        .filter_map(|(number, line)| Some(format!("line {number}: {}", decode(line).err()?)))
+        .collect();
+    if wrong.is_empty() {
+        return Ok(lines.into_iter().map(|(_, line)| line).collect());
+    }
+    let shown = wrong.iter().take(MISTAKES_SHOWN).cloned().collect::<Vec<_>>().join("\n  ");
+    let more = wrong.len().saturating_sub(MISTAKES_SHOWN);
+    let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+    Err(usage(anyhow!(
+        "{} of {} events in {} are broken; nothing was published (--unchecked publishes them as they are)\n  {shown}{more}",
+        wrong.len(),
+        lines.len(),
+        path.display()
+    )))
+}
+
+/// The lines that are not blank, as bytes, with their numbers from 1.
+fn lines(input: impl BufRead) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
+    let mut lines = Vec::new();
+    for (index, line) in input.split(b'\n').enumerate() {
+        let line = line?;
+        if !line.trim_ascii().is_empty() {
+            lines.push((index + 1, line));
+        }
+    }
+    Ok(lines)
+}
+
+fn progress(events: usize) -> ProgressBar {
+    let visible = events > 1 && std::io::stderr().is_terminal();
+    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} confirmed, {per_sec}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(events as u64), target).with_style(style)
+}

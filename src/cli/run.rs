@@ -1,0 +1,50 @@
+//! `run`: the daemon.
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+
+use super::{Exit, Failure};
+use crate::admin::Admin;
+use crate::config::Settings;
+use crate::daemon::{Daemon, Ended};
+use crate::metrics::Metrics;
+use crate::status::Status;
+use crate::{shutdown, telemetry};
+
+pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
+    let config = settings.config()?;
+    telemetry::start(config.log);
+    let stop = shutdown::on_signals().context("the signal handlers can't be installed")?;
+    let listen = config.http_listen;
+    let listener = Admin::bind(listen).await.with_context(|| {
+        format!("http.listen = {listen} can't be bound; is another instance running? choose another address or stop it")
+    })?;
+    for (key, value, source) in settings.resolved() {
+        tracing::debug!(key, value, source = %source, "configured");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        http.listen = %listen,
+        amqp.queue = config.amqp.topology.main.name,
+        im.endpoint = config.im.endpoint.as_str(),
+        rate_limit.calls_per_second = config.calls_per_second,
+        "starting"
+    );
+    let metrics = Arc::new(Metrics::new(&config.codes));
+    let status = Arc::new(Status::new(Arc::clone(&metrics)));
+    let daemon = Daemon::new(config, Arc::clone(&metrics), Arc::clone(&status))
+        .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+    let admin = tokio::spawn(Admin { metrics, status }.serve(listener));
+    let ended = daemon.run(stop).await;
+    admin.abort();
+    match ended {
+        Ended::Clean => {
+            tracing::info!("stopped; everything begun was finished");
+            Ok(Exit::Done)
+        }
+        Ended::GraceOver => {
+            tracing::warn!("stopped with calls in flight: shutdown_grace is over; their messages come back");
+            Ok(Exit::Other)
+        }
+    }
+}

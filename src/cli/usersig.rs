@@ -1,0 +1,87 @@
+//! `usersig`: signs or decodes a UserSig, for debugging. Never prints the key.
+use std::io::Read;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use secrecy::ExposeSecret;
+
+use super::{Exit, Failure};
+use crate::chat::signer::LIFETIME_S;
+use crate::chat::usersig::{decode, sign};
+use crate::config::Settings;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Sign a UserSig with the configured key and print it. It is a credential.
+    Sign {
+        /// The account; `im.identifier` if not given.
+        #[arg(long)]
+        identifier: Option<String>,
+        /// How long it is to be valid.
+        #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+        lifetime: Duration,
+    },
+    /// Show what a UserSig says, and check it against the configured app and key.
+    Decode {
+        /// The UserSig; `-` or nothing reads it from standard input, which keeps it out of the process list.
+        usersig: Option<String>,
+    },
+}
+
+pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> {
+    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    match args.command {
+        Command::Sign { identifier, lifetime } => {
+            let im = settings.im()?;
+            let key = im.secret.load().map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+            let identifier = identifier.as_deref().unwrap_or(&im.identifier);
+            let lifetime_s = if lifetime.is_zero() { LIFETIME_S } else { lifetime.as_secs() };
+            println!("{}", sign(im.sdk_app_id, key.expose_secret(), identifier, now_s, lifetime_s));
+            Ok(Exit::Done)
+        }
+        Command::Decode { usersig } => {
+            let text = match usersig.as_deref() {
+                Some(text) if text != "-" => text.to_owned(),
+                _ => {
+                    let mut text = String::new();
+                    std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
+                    text
+                }
+            };
+            show(settings, text.trim(), now_s)
+        }
+    }
+}
+
+fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
+    let claims = decode(text).map_err(|err| Failure::new(Exit::Other, anyhow!("this is no UserSig: {err}")))?;
+    let at = |seconds: u64| {
+        UNIX_EPOCH
+            .checked_add(Duration::from_secs(seconds))
+            .filter(|_| seconds < 253_402_300_800)
+            .map_or_else(|| seconds.to_string(), |at| humantime::format_rfc3339_seconds(at).to_string())
+    };
+    println!("version     {}", claims.ver);
+    println!("identifier  {}", claims.identifier);
+    println!("sdk_app_id  {}", claims.sdk_app_id);
+    println!("signed      {}", at(claims.time_s));
+    println!("expires     {}", at(claims.valid_until_s()));
+    let expired = now_s > claims.valid_until_s();
+    println!("in time     {}", if expired { "no: it has expired" } else { "yes" });
+    let Ok(im) = settings.im() else {
+        println!("signature   not checked: im.* is not configured");
+        return Ok(Exit::Done);
+    };
+    let key = im.secret.load().map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+    let genuine = claims.is_signed_with(key.expose_secret());
+    println!("signature   {}", if genuine { "made with the configured key" } else { "NOT made with the configured key" });
+    let app = claims.sdk_app_id == im.sdk_app_id;
+    println!("app         {}", if app { "the configured one" } else { "NOT the configured one" });
+    Ok(if genuine && app && !expired { Exit::Done } else { Exit::Other })
+}

@@ -1,0 +1,143 @@
+//! What happens to one delivery: decode, call, decide, settle, report.
+mod name;
+mod report;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+
+use crate::broker::delivery::{Delivery, Message};
+use crate::broker::session::{Life, Session};
+use crate::broker::settle::settle;
+use crate::chat::client::ChatClient;
+use crate::config::Retry;
+use crate::domain::code::CodeTable;
+use crate::domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
+use crate::domain::message::{DeleteGroups, Malformed, decode};
+use crate::domain::topology::Topology;
+use crate::metrics::{Metrics, unix_seconds};
+use crate::pace::suspension::Suspension;
+use crate::telemetry::Ids;
+
+/// Works on deliveries. One for the process, shared by all tasks.
+#[derive(Debug)]
+pub struct Worker {
+    /// Makes the calls.
+    pub client: Arc<ChatClient>,
+    /// Judges the replies.
+    pub codes: Arc<CodeTable>,
+    /// Says whether and when a call may leave.
+    pub suspension: Arc<Suspension>,
+    /// Names the queues.
+    pub topology: Topology,
+    /// The retry schedule.
+    pub retry: Retry,
+    /// How ids are logged.
+    pub ids: Ids,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A message, judged: its command as far as it could be read, how its names ended, and what is to be done with it.
+#[derive(Debug)]
+struct Judged {
+    event: Result<DeleteGroups, Malformed>,
+    ends: Vec<NameEnd>,
+    decision: Decision,
+}
+
+impl Worker {
+    /// Takes one delivery to its end. Whatever happens in between, the delivery is settled or, where the session is over, comes
+    /// back by itself.
+    pub async fn work_on(self: Arc<Self>, delivery: Delivery, session: Arc<Session>) {
+        self.received(&delivery.message);
+        let judged = self.judge(&delivery.message, session.life()).await;
+        self.finish(delivery, judged, &session).await;
+    }
+
+    /// Hands back a delivery on which no work was begun.
+    pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
+        self.received(&delivery.message);
+        let event = decode(&delivery.message.body);
+        let judged = Judged { event, ends: Vec::new(), decision: Decision::HandBack };
+        self.finish(delivery, judged, session).await;
+    }
+
+    fn received(&self, message: &Message) {
+        let redelivered = if message.redelivered { "true" } else { "false" };
+        self.metrics.messages_received_total.with_label_values(&[redelivered]).inc();
+        self.metrics.last_delivery_timestamp_seconds.set(unix_seconds());
+        self.metrics.in_flight.inc();
+    }
+
+    async fn judge(&self, message: &Message, life: &Life) -> Judged {
+        let attempt = message.attempt(unix_ms());
+        let event = match decode(&message.body) {
+            Ok(event) => event,
+            Err(malformed) => {
+                let decision = decide_malformed(&malformed, attempt);
+                return Judged { event: Err(malformed), ends: Vec::new(), decision };
+            }
+        };
+        // A panic is this program's fault, but the message must not be stuck with it: it counts as a failure, so that it ends
+        // in the dead letters after a bounded number of tries, and its neighbours are unharmed.
+        let names = AssertUnwindSafe(self.delete_all(&event, life)).catch_unwind().await;
+        let ends = names.unwrap_or_else(|_| {
+            self.metrics.panics_total.inc();
+            vec![NameEnd::Failed(self.codes.panic()); event.groups().len()]
+        });
+        let limits = Limits { attempts_max: self.retry.max_attempts, tiers: self.topology.tiers.len() };
+        let decision = decide(event.groups(), &ends, attempt, limits);
+        Judged { event: Ok(event), ends, decision }
+    }
+
+    /// Deletes the names one after the other. The first that is interrupted ends the row.
+    async fn delete_all(&self, event: &DeleteGroups, life: &Life) -> Vec<NameEnd> {
+        let mut ends = Vec::with_capacity(event.groups().len());
+        for group in event.groups() {
+            let end = match ends.last() {
+                Some(NameEnd::Interrupted) => NameEnd::Interrupted,
+                _ => self.delete_one(event.user(), group, life).await,
+            };
+            ends.push(end);
+        }
+        if self.suspension.is_suspended() {
+            ends = ends.into_iter().map(NameEnd::excused).collect();
+        }
+        ends
+    }
+
+    async fn finish(&self, delivery: Delivery, judged: Judged, session: &Session) {
+        let message = delivery.message.clone();
+        let settled = if session.life().is_on() {
+            settle(delivery, &judged.decision, &self.topology, &session.publisher, unix_ms()).await.map(|()| true)
+        } else {
+            Ok(false)
+        };
+        self.metrics.in_flight.dec();
+        match settled {
+            Ok(true) => self.settled(&message, &judged),
+            Ok(false) => tracing::debug!(
+                message.id = message.id(),
+                "the session with the broker ended under this message: it comes back by itself"
+            ),
+            Err(err) => {
+                self.metrics.settle_failures_total.with_label_values(&[err.op]).inc();
+                tracing::warn!(
+                    message.id = message.id(),
+                    op = err.op,
+                    error = %err.cause,
+                    "could not settle a message: it comes back by itself, what was deleted is then already gone"
+                );
+            }
+        }
+    }
+}
+
+/// Now, as headers write it: unix milliseconds.
+fn unix_ms() -> i64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+}

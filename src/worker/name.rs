@@ -1,0 +1,73 @@
+//! One name: calls until it has reached an end.
+use std::time::Duration;
+
+use super::Worker;
+use crate::broker::session::Life;
+use crate::chat::client::{Call, Connection};
+use crate::domain::code::{Class, Verdict};
+use crate::domain::decide::NameEnd;
+use crate::domain::reply::Reply;
+use crate::domain::retry::{Step, Tries, next_step};
+use crate::intervals::Intervals;
+use crate::metrics::unix_seconds;
+
+impl Worker {
+    /// Calls until the name is deleted, gone, rejected, has failed for this delivery, or is interrupted. The number of calls is
+    /// bounded whatever the API answers (see [`crate::domain::retry`]).
+    pub(super) async fn delete_one(&self, user: &str, group: &str, life: &Life) -> NameEnd {
+        let mut tries = Tries::default();
+        let mut pauses = Intervals::quick_retry();
+        let mut connection = Connection::Pooled;
+        loop {
+            if !self.suspension.turn(life).await {
+                return NameEnd::Interrupted;
+            }
+            let call = self.client.delete(user, group, connection).await;
+            let reset = call.reply == Reply::Reset;
+            let usersig = call.usersig.clone();
+            let verdict = self.judged(call);
+            let step = next_step(verdict.class(), reset, tries, self.retry.quick_attempts);
+            tries = tries.after(step);
+            connection = Connection::Pooled;
+            match step {
+                Step::End => return NameEnd::of(verdict),
+                Step::Repeat => connection = Connection::Fresh,
+                Step::Retry => {
+                    if !self.pause(pauses.next_pause(), life).await {
+                        return NameEnd::Interrupted;
+                    }
+                }
+                Step::SlowDown => self.suspension.limiter().slow_down().await,
+                Step::SignAnew => self.client.signer.renew(&usersig),
+                Step::AskProbe => {
+                    let healthy = self.suspension.account_is_healthy().await;
+                    return NameEnd::after_probe(verdict, healthy);
+                }
+            }
+        }
+    }
+
+    fn judged(&self, call: Call) -> Verdict {
+        let verdict = self.codes.classify(call.reply);
+        let class = verdict.class();
+        self.metrics.api_requests_total.with_label_values(&[&*verdict.row.label, class.label()]).inc();
+        self.metrics
+            .api_request_duration_seconds
+            .with_label_values(&[class.label()])
+            .observe(call.took.as_secs_f64());
+        if matches!(class, Class::Deleted | Class::Gone) {
+            self.metrics.last_success_timestamp_seconds.set(unix_seconds());
+        }
+        self.suspension.observe(&verdict);
+        verdict
+    }
+
+    /// Waits before a quick retry; `false` when it makes no sense any more.
+    async fn pause(&self, pause: Duration, life: &Life) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = life.over() => false,
+            () = self.suspension.closed() => false,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A settled message, counted and logged: the one log line it gets.
+use super::{Judged, Worker, unix_ms};
+use crate::broker::delivery::Message;
+use crate::domain::code::Verdict;
+use crate::domain::decide::{Decision, Destination, NameEnd, Outcome, Successor, reported_class};
+
+impl Worker {
+    pub(super) fn settled(&self, message: &Message, judged: &Judged) {
+        let outcome = judged.decision.outcome(&judged.ends);
+        let now_ms = unix_ms();
+        let age_ms = now_ms.saturating_sub(message.published_ms(now_ms)).max(0);
+        self.count(judged, outcome, age_ms);
+        self.log(message, judged, outcome, age_ms);
+    }
+
+    fn count(&self, judged: &Judged, outcome: Outcome, age_ms: i64) {
+        let metrics = &self.metrics;
+        metrics.messages_settled_total.with_label_values(&[outcome.label()]).inc();
+        metrics.message_age_seconds.with_label_values(&[outcome.label()]).observe(age_ms as f64 / 1000.0);
+        let Decision::Ack(successors) = &judged.decision else { return };
+        let names = |outcome: Outcome, count: usize| {
+            metrics.groups_total.with_label_values(&[outcome.label()]).inc_by(count as u64);
+        };
+        let ended = |wanted: &NameEnd| judged.ends.iter().filter(|end| *end == wanted).count();
+        names(Outcome::Deleted, ended(&NameEnd::Deleted));
+        names(Outcome::Gone, ended(&NameEnd::Gone));
+        for successor in successors {
+            if let Destination::Dead(cause) = successor.to {
+                let class =
+                    successor.verdict.as_ref().map_or("malformed", |v| reported_class(v.class()).label());
+                metrics.dead_letters_total.with_label_values(&[cause.label(), class]).inc();
+                names(Outcome::DeadLettered, names_in(successor, judged));
+            }
+        }
+    }
+
+    /// Info when odd, debug when normal. The API's own text is not in it: it may name users and groups.
+    fn log(&self, message: &Message, judged: &Judged, outcome: Outcome, age_ms: i64) {
+        let verdict = verdict(judged);
+        let code = verdict.map_or("", |verdict| verdict.row.label.as_str());
+        let class = verdict.map_or("", |verdict| reported_class(verdict.class()).label());
+        let meaning = verdict.map_or("", |verdict| verdict.row.meaning.as_str());
+        let attempt = message.attempt(unix_ms()).failures;
+        let (user, groups, count, malformed) = match &judged.event {
+            Ok(event) => {
+                let groups = self.ids.show_all(event.groups());
+                (self.ids.show(event.user()), groups, event.groups().len(), String::new())
+            }
+            Err(malformed) => (String::new(), String::new(), 0, malformed.to_string()),
+        };
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    outcome = outcome.label(),
+                    message.id = message.id(),
+                    message.redelivered = message.redelivered,
+                    message.age_ms = age_ms,
+                    attempt,
+                    user.hash = user,
+                    group.hash = groups,
+                    group.count = count,
+                    error.code = code,
+                    error.class = class,
+                    error.meaning = meaning,
+                    error.malformed = malformed,
+                    "settled"
+                )
+            };
+        }
+        match outcome {
+            Outcome::Deleted | Outcome::Gone => line!(debug),
+            Outcome::DeadLettered | Outcome::Delayed | Outcome::Returned => line!(info),
+        }
+    }
+}
+
+/// How many names a successor carries; an event that can't be read counts as none.
+fn names_in(successor: &Successor, judged: &Judged) -> usize {
+    match (&successor.groups, &judged.event) {
+        (Some(groups), _) => groups.len(),
+        (None, Ok(event)) => event.groups().len(),
+        (None, Err(_)) => 0,
+    }
+}
+
+/// The verdict that a log line tells: the first successor's.
+fn verdict(judged: &Judged) -> Option<&Verdict> {
+    match &judged.decision {
+        Decision::Ack(successors) => successors.iter().find_map(|successor| successor.verdict.as_ref()),
+        Decision::HandBack => None,
+    }
+}
