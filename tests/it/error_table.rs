@@ -1,0 +1,258 @@
+//! Every row of the error table on the real broker: disposition, headers, metric.
+use std::collections::BTreeMap;
+
+use convgroup_deleter::domain::code::{Class, CodeTable, PANIC};
+use convgroup_deleter::sandbox::{Fault, Probes, Rule};
+
+use crate::harness::PATIENCE;
+use crate::world::{World, event, eventually_settled, settled};
+
+/// The codes of a class, as the sandbox is to answer them.
+fn codes_of(class: Class) -> Vec<(String, i64)> {
+    let table = CodeTable::new(&BTreeMap::new());
+    table
+        .rows()
+        .filter(|row| row.class == class)
+        .filter_map(|row| Some((row.label.clone(), row.code.parse().ok()?)))
+        .collect()
+}
+
+/// One event per code, each with a group of its own that is answered with the code; probes are healthy.
+async fn answered_with(world: &World, codes: &[(String, i64)]) {
+    let groups: Vec<&str> = codes.iter().map(|(label, _)| label.as_str()).collect();
+    world.user("user15", &groups);
+    for (label, code) in codes {
+        world.sandbox.add_fault(Rule::new(Fault::code(*code)).group(label).probes(Probes::Excluded));
+    }
+    let bodies: Vec<String> = groups.iter().map(|group| event("user15", &[group])).collect();
+    world.broker.publish_many(world.config.exchange(), "delete", &bodies).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_codes_are_dead_lettered_at_once() {
+    let world = World::new().await;
+    let codes = codes_of(Class::Rejected);
+    let daemon = world.daemon().await;
+    answered_with(&world, &codes).await;
+    let count = u32::try_from(codes.len()).unwrap();
+    let metrics = eventually_settled(&daemon, "dead_lettered", count).await;
+    let mut dead: BTreeMap<String, _> = BTreeMap::new();
+    for message in world.dead(codes.len()).await {
+        dead.insert(message.header_text("convgroup-code").unwrap(), message);
+    }
+    for (label, _) in &codes {
+        let message = &dead[label];
+        assert_eq!(message.text(), event("user15", &[label]));
+        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("rejected"), "{label}");
+        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("rejected"), "{label}");
+        assert_eq!(message.header_number("convgroup-attempt"), Some(0), "{label}");
+        assert!(message.header_number("convgroup-first-seen").unwrap() > 1_600_000_000_000);
+        assert!(message.header_number("convgroup-failed-at").unwrap() > 1_600_000_000_000);
+        let requests = [("code", label.as_str()), ("class", "rejected")];
+        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 1.0, "{label}: one call each");
+    }
+    let kind = [("cause", "rejected"), ("class", "rejected")];
+    assert_eq!(metrics.value("convgroup_dead_letters_total", &kind), f64::from(count));
+    world.nothing_is_left(&daemon).await;
+}
+
+/// Transient codes: quick retries, one delay (the tier is a second), then exhausted.
+#[tokio::test(flavor = "multi_thread")]
+async fn transient_codes_are_delayed_and_then_exhausted() {
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RETRY__MAX_ATTEMPTS", 2)
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 1)
+        .set("CONVGROUP_SUSPEND__WINDOW", 10_000);
+    let codes = codes_of(Class::Transient);
+    let daemon = world.daemon().await;
+    answered_with(&world, &codes).await;
+    let count = u32::try_from(codes.len()).unwrap();
+    let metrics = eventually_settled(&daemon, "dead_lettered", count).await;
+    assert_eq!(settled(&metrics, "delayed"), f64::from(count));
+    for message in world.dead(codes.len()).await {
+        let code = message.header_text("convgroup-code").unwrap();
+        assert_eq!(message.text(), event("user15", &[&code]));
+        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("exhausted"), "{code}");
+        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("transient"), "{code}");
+        assert_eq!(message.header_number("convgroup-attempt"), Some(2), "{code}");
+        assert!(!message.header_names().iter().any(|name| name.starts_with("x-")), "{:?}", message.header_names());
+        let requests = [("code", code.as_str()), ("class", "transient")];
+        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 4.0, "{code}: two deliveries of two calls");
+    }
+    world.nothing_is_left(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_without_a_code_are_delayed_and_then_exhausted() {
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1)
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0)
+        .set("CONVGROUP_SUSPEND__WINDOW", 10_000)
+        .set("CONVGROUP_IM__TIMEOUT", "500ms");
+    let faults = [
+        ("http_5xx", Fault::HttpStatus(502)),
+        ("http_4xx", Fault::HttpStatus(408)),
+        ("timeout", Fault::Hang),
+        ("reset", Fault::Reset),
+        ("bad_body", Fault::Garbage),
+        ("bad_body", Fault::Huge),
+        ("reset", Fault::Truncated),
+        ("reset", Fault::Close),
+    ];
+    let daemon = world.daemon().await;
+    world.user("user15", &[]);
+    for (number, (label, fault)) in faults.into_iter().enumerate() {
+        let group = format!("{label}-{number}");
+        world.sandbox.add_fault(Rule::new(fault).group(&group));
+        world.publish("user15", &[&group]).await;
+    }
+    let metrics = eventually_settled(&daemon, "dead_lettered", 8).await;
+    for message in world.dead(8).await {
+        let code = message.header_text("convgroup-code").unwrap();
+        assert!(message.text().contains(&format!("[\"{code}-")), "{code}: {}", message.text());
+        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("exhausted"));
+        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("transient"));
+    }
+    for (code, calls) in [("http_5xx", 1.0), ("http_4xx", 1.0), ("timeout", 1.0), ("bad_body", 2.0), ("reset", 6.0)] {
+        let requests = [("code", code), ("class", "transient")];
+        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), calls, "{code}");
+    }
+    world.nothing_is_left(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttled_codes_slow_down_and_count_no_attempt() {
+    let world = World::new().await.set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1);
+    let mut faults: Vec<(String, Fault)> =
+        codes_of(Class::Throttled).into_iter().map(|(label, code)| (label, Fault::code(code))).collect();
+    faults.push(("http_4xx".to_owned(), Fault::HttpStatus(429)));
+    let daemon = world.daemon().await;
+    for (label, fault) in &faults {
+        world.user("user15", &[label]);
+        world.sandbox.add_fault(Rule::new(fault.clone()).group(label).times(3));
+        world.publish("user15", &[label]).await;
+    }
+    let metrics = eventually_settled(&daemon, "deleted", u32::try_from(faults.len()).unwrap()).await;
+    assert!(metrics.value("convgroup_rate_limit_calls_per_second", &[]) < 200.0);
+    assert_eq!(settled(&metrics, "dead_lettered"), 0.0);
+    for (label, _) in &faults {
+        let requests = [("code", label.as_str()), ("class", "throttled")];
+        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 3.0, "{label}");
+    }
+    world.nothing_is_left(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signature_codes_are_signed_anew_once() {
+    let world = World::new().await;
+    let codes = codes_of(Class::Signature);
+    let daemon = world.daemon().await;
+    for (label, code) in &codes {
+        world.user("user15", &[label]);
+        world.sandbox.add_fault(Rule::new(Fault::code(*code)).group(label).times(1));
+        world.publish("user15", &[label]).await;
+    }
+    let metrics = eventually_settled(&daemon, "deleted", u32::try_from(codes.len()).unwrap()).await;
+    for (label, _) in &codes {
+        let requests = [("code", label.as_str()), ("class", "signature")];
+        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 1.0, "{label}");
+    }
+    assert_eq!(metrics.sum("convgroup_probes_total"), 0.0);
+    world.nothing_is_left(&daemon).await;
+}
+
+/// An unknown answer, or an account answer while the probe is healthy, is this message's problem: counted, then exhausted.
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_codes_ask_the_probe_and_count_when_it_is_healthy() {
+    let world = World::new().await.set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1);
+    let mut codes = codes_of(Class::Unknown);
+    codes.push(("other".to_owned(), 99_999));
+    codes.extend(codes_of(Class::Account));
+    let daemon = world.daemon().await;
+    answered_with(&world, &codes).await;
+    let count = u32::try_from(codes.len()).unwrap();
+    let metrics = eventually_settled(&daemon, "dead_lettered", count).await;
+    for message in world.dead(codes.len()).await {
+        let code = message.header_text("convgroup-code").unwrap();
+        assert_eq!(message.text(), event("user15", &[&code]));
+        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("exhausted"), "{code}");
+        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("unknown"), "{code}");
+        assert_eq!(message.header_number("convgroup-attempt"), Some(1), "{code}");
+    }
+    let kind = [("cause", "exhausted"), ("class", "unknown")];
+    assert_eq!(metrics.value("convgroup_dead_letters_total", &kind), f64::from(count));
+    let probes = metrics.value("convgroup_probes_total", &[("result", "healthy")]);
+    assert!((1.0..=5.0).contains(&probes), "{probes} probes for {count} answers");
+    assert_eq!(metrics.sum("convgroup_suspensions_total"), 0.0);
+    world.nothing_is_left(&daemon).await;
+}
+
+/// An account at fault: nothing is dead-lettered, few calls are made, and it goes on by itself once the fault is mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn account_codes_suspend_until_the_probe_is_healthy() {
+    let world = World::new().await;
+    let mut faults: Vec<(String, Fault)> = codes_of(Class::Account)
+        .into_iter()
+        .filter(|(label, _)| label != "70050")
+        .map(|(label, code)| (label, Fault::code(code)))
+        .collect();
+    faults.extend([401, 403, 404].map(|status| (format!("http {status}"), Fault::HttpStatus(status))));
+    faults.push(("99999".to_owned(), Fault::code(99_999)));
+    let daemon = world.daemon().await;
+    let mut deleted = 0;
+    for (label, fault) in faults {
+        let suspensions = daemon.metrics().await.value("convgroup_suspensions_total", &[("reason", "account")]);
+        world.sandbox.reset_counters();
+        world.fault(fault);
+        for group in ["a", "b", "c"] {
+            world.user("user15", &[group]);
+            world.publish("user15", &[group]).await;
+        }
+        daemon
+            .eventually_metrics(&format!("{label} suspends"), PATIENCE, |metrics| {
+                metrics.value("convgroup_suspensions_total", &[("reason", "account")]) > suspensions
+            })
+            .await;
+        let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+        assert!(reason.contains("suspended"), "{label}: {reason}");
+        let calls = world.sandbox.counters().calls;
+        assert!(calls <= 12, "{label}: {calls} calls while suspended");
+        world.sandbox.clear_faults();
+        deleted += 3;
+        let metrics = eventually_settled(&daemon, "deleted", deleted).await;
+        assert_eq!(settled(&metrics, "dead_lettered"), 0.0, "{label}");
+        assert_eq!(settled(&metrics, "delayed"), 0.0, "{label}");
+    }
+    world.nothing_is_left(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_changes_what_happens() {
+    let world = World::new().await.set("CONVGROUP_POLICY__OVERRIDES__50001", "gone");
+    let daemon = world.daemon().await;
+    world.publish("nobody", &["a"]).await;
+    let metrics = eventually_settled(&daemon, "gone", 1).await;
+    assert_eq!(metrics.value("convgroup_api_requests_total", &[("code", "50001"), ("class", "gone")]), 1.0);
+    world.nothing_is_left(&daemon).await;
+}
+
+/// Every row of the table is shown by one of the tests above.
+#[test]
+fn every_row_has_its_test() {
+    let table = CodeTable::new(&BTreeMap::new());
+    let faults = ["timeout", "reset", "bad_body", "http_5xx", "http_408", "http_429", "http_401", "http_403", "http_404", "other", PANIC];
+    // `connect` and other 4xx need no code of their own: they go the way of `reset` and `other`.
+    let elsewhere = ["connect", "http_4xx", "0", "51009"];
+    for row in table.rows() {
+        let by_class = [Class::Transient, Class::Throttled, Class::Rejected, Class::Signature, Class::Account, Class::Unknown]
+            .iter()
+            .any(|&class| codes_of(class).iter().any(|(label, _)| *label == row.code));
+        assert!(
+            by_class || faults.contains(&row.code.as_str()) || elsewhere.contains(&row.code.as_str()),
+            "{} has no test",
+            row.code
+        );
+    }
+}

@@ -1,0 +1,11 @@
+//! The integration tests: the real binary against a real RabbitMQ and a real HTTP server that misbehaves on demand.
+//!
+//! One crate, so that all tests share one throw-away node. Tests are grouped by the guarantee they prove.
+#[path = "../harness/mod.rs"]
+mod harness;
+mod world;
+
+mod error_table;
+mod harness_works;
+mod main_job;
+mod sandbox;
