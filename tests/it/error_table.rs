@@ -200,7 +200,7 @@ async fn account_codes_suspend_until_the_probe_is_healthy() {
         .collect();
     faults.extend([401, 403, 404].map(|status| (format!("http {status}"), Fault::HttpStatus(status))));
     faults.push(("99999".to_owned(), Fault::code(99_999)));
-    let daemon = world.daemon().await;
+    let mut daemon = world.daemon().await;
     let mut deleted = 0;
     for (label, fault) in faults {
         let suspensions = daemon.metrics().await.value("convgroup_suspensions_total", &[("reason", "account")]);

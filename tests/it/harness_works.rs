@@ -1,12 +1,12 @@
 //! The harness does what it says, shown against real nodes and real processes: other tests lean on it.
 
-mod harness;
+
 
 use std::time::Duration;
 
-use harness::daemon::DaemonConfig;
-use harness::proxy::method;
-use harness::{
+use crate::harness::daemon::DaemonConfig;
+use crate::harness::proxy::method;
+use crate::harness::{
     Action, Broker, Cluster, Direction, Metrics, Node, PATIENCE, Proxy, Rule, Settle, When, broker,
     eventually, shared_node, unique,
 };
