@@ -47,7 +47,10 @@ impl Admin {
 }
 
 async fn exposition(Shared(admin): Shared<Admin>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], admin.metrics.encode())
+    (
+        [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        admin.metrics.encode(),
+    )
 }
 
 /// 200 while the loop turns.
@@ -55,20 +58,39 @@ async fn livez(Shared(admin): Shared<Admin>) -> impl IntoResponse {
     if admin.status.is_alive() {
         (StatusCode::OK, "the loop turns\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the loop is stuck: restart this process\n")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the loop is stuck: restart this process\n",
+        )
     }
 }
 
 /// 200 when consuming or standing by; else 503 with the reason in words.
 async fn readyz(Shared(admin): Shared<Admin>) -> impl IntoResponse {
-    let code = if admin.status.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if admin.status.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, admin.status.state().in_words() + "\n")
 }
 
 async fn page(Shared(admin): Shared<Admin>) -> Html<String> {
     let state = admin.status.state();
-    let depth = |queue: &str| admin.metrics.queue_messages.with_label_values(&[queue]).get();
-    let settled = |outcome: &str| admin.metrics.messages_settled_total.with_label_values(&[outcome]).get();
+    let depth = |queue: &str| {
+        admin
+            .metrics
+            .queue_messages
+            .with_label_values(&[queue])
+            .get()
+    };
+    let settled = |outcome: &str| {
+        admin
+            .metrics
+            .messages_settled_total
+            .with_label_values(&[outcome])
+            .get()
+    };
     let rows = [
         ("State", state.label().to_owned()),
         ("In words", state.in_words()),
@@ -76,13 +98,18 @@ async fn page(Shared(admin): Shared<Admin>) -> Html<String> {
         ("Waiting in the delay queues", depth("retry").to_string()),
         ("Dead letters", depth("dead").to_string()),
         ("In hand", admin.metrics.in_flight.get().to_string()),
-        ("Pace, calls per second", format!("{:.0}", admin.metrics.rate_limit_calls_per_second.get())),
+        (
+            "Pace, calls per second",
+            format!("{:.0}", admin.metrics.rate_limit_calls_per_second.get()),
+        ),
         ("Deleted since the start", settled("deleted").to_string()),
         ("Already gone since the start", settled("gone").to_string()),
         ("Version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
-    let rows: Vec<String> =
-        rows.iter().map(|(name, value)| format!("<tr><th>{name}<td>{}", escaped(value))).collect();
+    let rows: Vec<String> = rows
+        .iter()
+        .map(|(name, value)| format!("<tr><th>{name}<td>{}", escaped(value)))
+        .collect();
     Html(format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
          <meta http-equiv=refresh content=5><title>convgroup-deleter: {}</title>\
@@ -95,5 +122,7 @@ async fn page(Shared(admin): Shared<Admin>) -> Html<String> {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

@@ -74,7 +74,13 @@ impl Daemon {
             metrics: Arc::clone(&metrics),
         });
         let supervisor = Supervisor::new(config.amqp, metrics);
-        Ok(Self { worker, suspension, supervisor, status, shutdown_grace: config.shutdown_grace })
+        Ok(Self {
+            worker,
+            suspension,
+            supervisor,
+            status,
+            shutdown_grace: config.shutdown_grace,
+        })
     }
 
     /// Runs until `stop`. Whatever happens to the broker or the API meanwhile, it goes on by itself.
@@ -95,7 +101,10 @@ impl Daemon {
                 return ended;
             }
             let reason = session.life().reason();
-            tracing::warn!(reason, "the session with the broker is over: what was in hand comes back; connecting again");
+            tracing::warn!(
+                reason,
+                "the session with the broker is over: what was in hand comes back; connecting again"
+            );
             self.status.set(State::Disconnected { reason });
             // Closing politely may wait for a broker that does not answer; nobody has to wait for that.
             tokio::spawn(async move { session.close().await });
@@ -168,7 +177,10 @@ impl Daemon {
             Turn::Stopped(_) => {
                 self.status.set(State::Draining);
                 self.suspension.drain();
-                tracing::info!(in_flight = tasks.len(), "stopping: no new messages; finishing the calls in flight");
+                tracing::info!(
+                    in_flight = tasks.len(),
+                    "stopping: no new messages; finishing the calls in flight"
+                );
                 let drained = self.put_down(deliveries, tasks, session);
                 return match tokio::time::timeout(self.shutdown_grace, drained).await {
                     Ok(_) => Turn::Stopped(Ended::Clean),
@@ -186,12 +198,21 @@ impl Daemon {
         mut tasks: JoinSet<()>,
         session: &Session,
     ) -> Turn {
-        let unbegun = turning(&self.status, deliveries.cancel()).await.unwrap_or_default();
+        let unbegun = turning(&self.status, deliveries.cancel())
+            .await
+            .unwrap_or_default();
         for delivery in unbegun {
             self.worker.hand_back(delivery, session).await;
         }
-        turning(&self.status, async { while tasks.join_next().await.is_some() {} }).await;
-        if session.life().is_on() { Turn::Suspended } else { Turn::Lost }
+        turning(&self.status, async {
+            while tasks.join_next().await.is_some() {}
+        })
+        .await;
+        if session.life().is_on() {
+            Turn::Suspended
+        } else {
+            Turn::Lost
+        }
     }
 }
 

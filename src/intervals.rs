@@ -63,8 +63,17 @@ mod tests {
         let (min, max) = (Duration::from_millis(100), Duration::from_secs(1));
         let mut intervals = Intervals::growing(min, max);
         let pauses: Vec<Duration> = (0..50).map(|_| intervals.next_pause()).collect();
-        assert!(pauses[0] >= min.mul_f64(0.8) && pauses[0] <= min.mul_f64(1.2), "{pauses:?}");
-        assert!(pauses.iter().all(|&pause| pause <= max.mul_f64(1.2)), "{pauses:?}");
-        assert!(pauses[10..].iter().all(|&pause| pause >= max.mul_f64(0.8)), "{pauses:?}");
+        assert!(
+            pauses[0] >= min.mul_f64(0.8) && pauses[0] <= min.mul_f64(1.2),
+            "{pauses:?}"
+        );
+        assert!(
+            pauses.iter().all(|&pause| pause <= max.mul_f64(1.2)),
+            "{pauses:?}"
+        );
+        assert!(
+            pauses[10..].iter().all(|&pause| pause >= max.mul_f64(0.8)),
+            "{pauses:?}"
+        );
     }
 }

@@ -28,15 +28,18 @@ pub const SETTLE_OPS: [&str; 3] = ["ack", "nack", "publish"];
 pub const QUEUES: [&str; 3] = ["main", "retry", "dead"];
 
 /// 1 ms to 10 s: the API answers in tens of milliseconds and times out at 3 s.
-const CALL_SECONDS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0];
+const CALL_SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0,
+];
 /// 10 ms to a week: from "at once" to "the API was away over the holidays".
 const AGE_SECONDS: [f64; 16] = [
-    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0, 86_400.0, 259_200.0,
-    604_800.0,
+    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 43_200.0, 86_400.0,
+    259_200.0, 604_800.0,
 ];
 /// 1 ms to 30 s: with everything in hand waiting, the last one waits prefetch divided by the pace.
-const WAIT_SECONDS: [f64; 11] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+const WAIT_SECONDS: [f64; 11] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+];
 
 macro_rules! metrics {
     ($( #[doc = $help:literal] $field:ident: $kind:ident = $make:ident($($extra:expr)?); )+) => {
@@ -139,7 +142,10 @@ fn histograms(
     help: &str,
     (buckets, labels): (&[f64], &[&str]),
 ) -> prometheus::Result<HistogramVec> {
-    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.into()), labels)
+    HistogramVec::new(
+        HistogramOpts::new(name, help).buckets(buckets.into()),
+        labels,
+    )
 }
 
 impl Metrics {
@@ -148,23 +154,35 @@ impl Metrics {
     pub fn new(codes: &CodeTable) -> Self {
         let metrics = Self::build().expect("names and labels are constants, checked by a test");
         for redelivered in ["false", "true"] {
-            metrics.messages_received_total.with_label_values(&[redelivered]);
+            metrics
+                .messages_received_total
+                .with_label_values(&[redelivered]);
         }
         for outcome in Outcome::ALL {
-            metrics.messages_settled_total.with_label_values(&[outcome.label()]);
-            metrics.message_age_seconds.with_label_values(&[outcome.label()]);
+            metrics
+                .messages_settled_total
+                .with_label_values(&[outcome.label()]);
+            metrics
+                .message_age_seconds
+                .with_label_values(&[outcome.label()]);
         }
         for outcome in [Outcome::Deleted, Outcome::Gone, Outcome::DeadLettered] {
             metrics.groups_total.with_label_values(&[outcome.label()]);
         }
         for (cause, class) in DEAD_LETTER_KINDS {
-            metrics.dead_letters_total.with_label_values(&[cause.label(), class]);
+            metrics
+                .dead_letters_total
+                .with_label_values(&[cause.label(), class]);
         }
         for row in codes.rows().filter(|row| row.code != PANIC) {
-            metrics.api_requests_total.with_label_values(&[&*row.label, row.class.label()]);
+            metrics
+                .api_requests_total
+                .with_label_values(&[&*row.label, row.class.label()]);
         }
         for class in Class::ALL {
-            metrics.api_request_duration_seconds.with_label_values(&[class.label()]);
+            metrics
+                .api_request_duration_seconds
+                .with_label_values(&[class.label()]);
         }
         let counters = [
             (&metrics.probes_total, &PROBE_RESULTS[..]),
@@ -187,14 +205,19 @@ impl Metrics {
                 gauge.with_label_values(&[label]);
             }
         }
-        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics
+            .build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
         metrics
     }
 
     /// Makes `state` the one that is 1.
     pub fn set_state(&self, state: &str) {
         for name in STATES {
-            self.state.with_label_values(&[name]).set(i64::from(name == state));
+            self.state
+                .with_label_values(&[name])
+                .set(i64::from(name == state));
         }
     }
 
@@ -231,7 +254,10 @@ mod tests {
         let metrics = Metrics::new(&CodeTable::new(&BTreeMap::new()));
         metrics.set_state("disconnected");
         let text = String::from_utf8(metrics.encode()).unwrap();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("process_")).collect();
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with("process_"))
+            .collect();
         expect_file!["../tests/snapshots/metrics.txt"].assert_eq(&(lines.join("\n") + "\n"));
     }
 }

@@ -13,10 +13,16 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
     let stopping = stop.clone();
     tokio::spawn(async move {
         let name = either(&mut terminate, &mut interrupt).await.0;
-        tracing::info!(signal = name, "asked to stop; a second signal ends the process at once");
+        tracing::info!(
+            signal = name,
+            "asked to stop; a second signal ends the process at once"
+        );
         stopping.cancel();
         let (name, number) = either(&mut terminate, &mut interrupt).await;
-        tracing::warn!(signal = name, "asked to stop again: ending at once, what is in hand comes back");
+        tracing::warn!(
+            signal = name,
+            "asked to stop again: ending at once, what is in hand comes back"
+        );
         std::process::exit(128 + number);
     });
     Ok(stop)

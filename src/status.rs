@@ -47,10 +47,14 @@ impl State {
             Self::Disconnected { reason } => format!("not connected to the broker: {reason}"),
             Self::Consuming => "consuming, or standing by for the active replica".to_owned(),
             Self::Suspended { reason, next_probe } => {
-                let wait = next_probe.duration_since(SystemTime::now()).unwrap_or_default();
+                let wait = next_probe
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default();
                 format!("suspended: {reason}; next probe in {} s", wait.as_secs())
             }
-            Self::Draining => "draining: stopping as soon as the calls in flight are done".to_owned(),
+            Self::Draining => {
+                "draining: stopping as soon as the calls in flight are done".to_owned()
+            }
         }
     }
 }
@@ -72,9 +76,17 @@ impl Status {
     /// Starts as disconnected.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let state = State::Disconnected { reason: "not tried yet".to_owned() };
+        let state = State::Disconnected {
+            reason: "not tried yet".to_owned(),
+        };
         metrics.set_state(state.label());
-        Self { inner: Mutex::new(Inner { state, turned: Instant::now() }), metrics }
+        Self {
+            inner: Mutex::new(Inner {
+                state,
+                turned: Instant::now(),
+            }),
+            metrics,
+        }
     }
 
     /// Changes the state. Draining is final.

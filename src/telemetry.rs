@@ -17,17 +17,29 @@ use crate::config::Log;
 /// own text is left out, because it can quote what the program worked on.
 pub fn start(log: Log) {
     let libraries = LevelFilter::from_level(log.level.min(Level::WARN));
-    let targets = Targets::new().with_default(libraries).with_target("convgroup_deleter", log.level);
+    let targets = Targets::new()
+        .with_default(libraries)
+        .with_target("convgroup_deleter", log.level);
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer = if log.json {
-        layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed()
     } else {
         layer.with_ansi(false).boxed()
     };
-    tracing_subscriber::registry().with(layer.with_filter(targets)).init();
+    tracing_subscriber::registry()
+        .with(layer.with_filter(targets))
+        .init();
     panic::set_hook(Box::new(|info| {
         let at = info.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(panic.at = at, "a bug: the program panicked; its text is left out because it may quote ids");
+        tracing::error!(
+            panic.at = at,
+            "a bug: the program panicked; its text is left out because it may quote ids"
+        );
     }));
 }
 
@@ -57,10 +69,13 @@ impl Ids {
             return id.to_owned();
         }
         let digest = Sha256::digest(format!("{}:{id}", self.app));
-        digest.iter().take(HASH_DIGITS / 2).fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        digest
+            .iter()
+            .take(HASH_DIGITS / 2)
+            .fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
     }
 
     /// Several ids, comma-separated, the first ten of them.
@@ -79,7 +94,10 @@ mod tests {
     #[test]
     fn ids_are_hashed_unless_revealed() {
         // printf '%s' '1400000000:user15' | sha256sum | cut -c1-12
-        assert_eq!(Ids::new(false, 1_400_000_000).show("user15"), "80da5ed65dca");
+        assert_eq!(
+            Ids::new(false, 1_400_000_000).show("user15"),
+            "80da5ed65dca"
+        );
         assert_eq!(Ids::new(true, 1_400_000_000).show("user15"), "user15");
     }
 }

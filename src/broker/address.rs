@@ -25,14 +25,18 @@ impl FromStr for BrokerAddress {
 
     /// The error never repeats the text: it holds a password.
     fn from_str(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "wanted: amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://…, the vhost / written %2f";
+        const WANTED: &str =
+            "wanted: amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://…, the vhost / written %2f";
         let url = Url::parse(text).map_err(|err| format!("is not a url ({err}); {WANTED}"))?;
         if !matches!(url.scheme(), "amqp" | "amqps") {
             return Err(format!("does not begin with amqp:// or amqps://; {WANTED}"));
         }
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| format!("names no host; {WANTED}"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let mut uri = AMQPUri::from_str(text)
             .map_err(|_| format!("has a part that can't be read; {WANTED}"))?;
         uri.authority.host = host;
@@ -48,7 +52,11 @@ impl fmt::Display for BrokerAddress {
         let Self(uri) = self;
         let authority = &uri.authority;
         let vhost = if uri.vhost == "/" { "%2f" } else { &uri.vhost };
-        write!(f, "{}://{}:***@{}:{}/{vhost}", uri.scheme, authority.userinfo.username, authority.host, authority.port)
+        write!(
+            f,
+            "{}://{}:***@{}:{}/{vhost}",
+            uri.scheme, authority.userinfo.username, authority.host, authority.port
+        )
     }
 }
 
@@ -65,19 +73,31 @@ mod tests {
     #[test]
     fn addresses_are_shown_without_their_password() {
         for (text, shown) in [
-            ("amqp://u:p%40ss@rabbit:5673/%2f", "amqp://u:***@rabbit:5673/%2f"),
+            (
+                "amqp://u:p%40ss@rabbit:5673/%2f",
+                "amqp://u:***@rabbit:5673/%2f",
+            ),
             ("amqp://u:pass@127.0.0.1", "amqp://u:***@127.0.0.1:5672/%2f"),
             ("amqp://u:pass@rabbit/", "amqp://u:***@rabbit:5672/%2f"),
             ("amqps://u:pass@[::1]/chat", "amqps://u:***@::1:5671/chat"),
         ] {
             let address: BrokerAddress = text.parse().unwrap();
-            assert_eq!((address.to_string(), format!("{address:?}")), (shown.into(), shown.into()));
+            assert_eq!(
+                (address.to_string(), format!("{address:?}")),
+                (shown.into(), shown.into())
+            );
         }
     }
 
     #[test]
     fn errors_never_repeat_the_password() {
-        for text in ["amqp://u:hunter2@", "http://u:hunter2@host", "u:hunter2@host", "amqp://u:hunter2@h:99999", "amqp:hunter2"] {
+        for text in [
+            "amqp://u:hunter2@",
+            "http://u:hunter2@host",
+            "u:hunter2@host",
+            "amqp://u:hunter2@h:99999",
+            "amqp:hunter2",
+        ] {
             let error = text.parse::<BrokerAddress>().unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -12,10 +12,17 @@ use crate::domain::topology::{Argument, Queue, ROUTING_KEY, Topology};
 /// [`BrokerError::Topology`] names the object, the argument that differs and what to do.
 pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let channel = bounded("opening a channel", connection.create_channel()).await?;
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
     let exchange = topology.exchange.as_str();
-    let declared =
-        channel.exchange_declare(exchange.into(), ExchangeKind::Direct, options, FieldTable::default());
+    let declared = channel.exchange_declare(
+        exchange.into(),
+        ExchangeKind::Direct,
+        options,
+        FieldTable::default(),
+    );
     bounded("declaring the exchange", declared)
         .await
         .map_err(|err| explained(err, &format!("exchange {exchange}")))?;
@@ -30,9 +37,12 @@ pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(),
         options,
         table,
     );
-    bounded("binding the queue", bound)
-        .await
-        .map_err(|err| explained(err, &format!("binding of {} to {exchange}", topology.main.name)))?;
+    bounded("binding the queue", bound).await.map_err(|err| {
+        explained(
+            err,
+            &format!("binding of {} to {exchange}", topology.main.name),
+        )
+    })?;
     close(&channel).await;
     Ok(())
 }
@@ -55,13 +65,22 @@ pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), 
 /// # Errors
 /// When the queue is missing the channel is closed by the broker.
 pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
     let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-    bounded("asking for a queue's depth", declared).await.map(|queue| queue.message_count())
+    bounded("asking for a queue's depth", declared)
+        .await
+        .map(|queue| queue.message_count())
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue, passive: bool) -> Result<(), BrokerError> {
-    let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
+    let options = QueueDeclareOptions {
+        durable: true,
+        passive,
+        ..QueueDeclareOptions::default()
+    };
     let declared = channel.queue_declare(queue.name.as_str().into(), options, arguments(queue));
     bounded("declaring a queue", declared)
         .await
@@ -89,9 +108,15 @@ fn arguments(queue: &Queue) -> FieldTable {
 
 /// Says at 3 a.m. what RabbitMQ's refusal means and what to do.
 fn explained(err: BrokerError, object: &str) -> BrokerError {
-    let BrokerError::Failed(_, reply) = &err else { return err };
+    let BrokerError::Failed(_, reply) = &err else {
+        return err;
+    };
     let text = if reply.contains("inequivalent arg") {
-        let differs = reply.split("inequivalent arg").nth(1).unwrap_or(reply).trim();
+        let differs = reply
+            .split("inequivalent arg")
+            .nth(1)
+            .unwrap_or(reply)
+            .trim();
         format!(
             "{object} exists with other arguments than this configuration wants: {differs}. \
              Either configure what is there (for the delay queues: retry.tiers), use another amqp.queue, or empty and delete \

@@ -39,7 +39,13 @@ impl Delivery {
             properties: delivery.properties,
             redelivered: delivery.redelivered,
         };
-        Self { message, receipt: Receipt { acker: delivery.acker, life } }
+        Self {
+            message,
+            receipt: Receipt {
+                acker: delivery.acker,
+                life,
+            },
+        }
     }
 }
 
@@ -47,20 +53,31 @@ impl Message {
     /// The publisher's message id, cut to a bound; empty where there is none.
     #[must_use]
     pub fn id(&self) -> &str {
-        let id = self.properties.message_id().as_ref().map_or("", |id| id.as_str());
+        let id = self
+            .properties
+            .message_id()
+            .as_ref()
+            .map_or("", |id| id.as_str());
         &id[..id.floor_char_boundary(ID_BYTES_MAX)]
     }
 
     /// Its history, from our headers.
     #[must_use]
     pub fn attempt(&self, now_ms: i64) -> Attempt {
-        Attempt::read(self.number(attempt::ATTEMPT), self.number(attempt::FIRST_SEEN), now_ms)
+        Attempt::read(
+            self.number(attempt::ATTEMPT),
+            self.number(attempt::FIRST_SEEN),
+            now_ms,
+        )
     }
 
     /// When it was published, as far as known: its timestamp (AMQP counts seconds), or when we first saw it.
     #[must_use]
     pub fn published_ms(&self, now_ms: i64) -> i64 {
-        let timestamp = self.properties.timestamp().and_then(|seconds| i64::try_from(seconds).ok());
+        let timestamp = self
+            .properties
+            .timestamp()
+            .and_then(|seconds| i64::try_from(seconds).ok());
         timestamp
             .and_then(|seconds| attempt::plausible(seconds.checked_mul(1000)?, now_ms))
             .unwrap_or_else(|| self.attempt(now_ms).first_seen_ms)
@@ -105,16 +122,26 @@ impl Receipt {
     /// Gives the message back to its queue. A nack, never a reject: RabbitMQ 4.3 counts rejects against the delivery limit.
     pub(super) async fn requeue(self) -> Result<(), BrokerError> {
         const WHAT: &str = "handing a message back";
-        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        let options = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
         let nacked = bounded(WHAT, self.acker.nack(options)).await;
         self.took_effect(WHAT, nacked)
     }
 
     /// `Ok(false)` means that nothing was settled: the channel had died. Only a new session helps then.
-    fn took_effect(&self, what: &'static str, result: Result<bool, BrokerError>) -> Result<(), BrokerError> {
+    fn took_effect(
+        &self,
+        what: &'static str,
+        result: Result<bool, BrokerError>,
+    ) -> Result<(), BrokerError> {
         let result = match result {
             Ok(true) => Ok(()),
-            Ok(false) => Err(BrokerError::Failed(what, "the channel is closed".to_owned())),
+            Ok(false) => Err(BrokerError::Failed(
+                what,
+                "the channel is closed".to_owned(),
+            )),
             Err(err) => Err(err),
         };
         result.inspect_err(|err| self.life.end(err.to_string()))

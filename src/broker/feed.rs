@@ -33,8 +33,16 @@ impl Feed {
             declare::declare(&connection, &amqp.topology).await?;
         }
         let channel = bounded("opening a channel", connection.create_channel()).await?;
-        bounded("asking for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        Ok(Self { _connection: connection, channel, exchange: amqp.topology.exchange.clone() })
+        bounded(
+            "asking for confirms",
+            channel.confirm_select(ConfirmSelectOptions::default()),
+        )
+        .await?;
+        Ok(Self {
+            _connection: connection,
+            channel,
+            exchange: amqp.topology.exchange.clone(),
+        })
     }
 
     /// Publishes all events, each mandatory and confirmed; `told` hears how many are confirmed so far.
@@ -53,7 +61,10 @@ impl Feed {
                 self.confirm(&mut waiting, &mut confirmed).await?;
                 told(confirmed);
             }
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let options = BasicPublishOptions {
+                mandatory: true,
+                ..BasicPublishOptions::default()
+            };
             let published = self.channel.basic_publish(
                 self.exchange.as_str().into(),
                 ROUTING_KEY.into(),
@@ -61,7 +72,9 @@ impl Feed {
                 event,
                 properties(),
             );
-            let confirm = bounded("publishing", published).await.map_err(|err| (confirmed, err))?;
+            let confirm = bounded("publishing", published)
+                .await
+                .map_err(|err| (confirmed, err))?;
             waiting.push_back(confirm);
         }
         while !waiting.is_empty() {
@@ -76,7 +89,9 @@ impl Feed {
         waiting: &mut VecDeque<PublisherConfirm>,
         confirmed: &mut usize,
     ) -> Result<(), (usize, BrokerError)> {
-        let Some(confirm) = waiting.pop_front() else { return Ok(()) };
+        let Some(confirm) = waiting.pop_front() else {
+            return Ok(());
+        };
         match bounded("waiting for a confirm", confirm).await {
             Ok(Confirmation::Ack(None)) => {
                 *confirmed += 1;
@@ -91,12 +106,14 @@ impl Feed {
                     self.exchange
                 )),
             )),
-            Ok(Confirmation::Nack(None)) => {
-                Err((*confirmed, BrokerError::Failed("publishing", "the broker refused an event".to_owned())))
-            }
-            Ok(Confirmation::NotRequested) => {
-                Err((*confirmed, BrokerError::Failed("publishing", "the channel has no confirms".to_owned())))
-            }
+            Ok(Confirmation::Nack(None)) => Err((
+                *confirmed,
+                BrokerError::Failed("publishing", "the broker refused an event".to_owned()),
+            )),
+            Ok(Confirmation::NotRequested) => Err((
+                *confirmed,
+                BrokerError::Failed("publishing", "the channel has no confirms".to_owned()),
+            )),
             Err(err) => Err((*confirmed, err)),
         }
     }
@@ -104,7 +121,9 @@ impl Feed {
 
 /// What a good publisher sets: persistent, an id to follow the message by, and when it was published.
 fn properties() -> BasicProperties {
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs());
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())

@@ -29,7 +29,12 @@ pub struct Publisher {
 
 impl Publisher {
     pub(super) fn new(channel: Channel, frame_max: u32, life: Arc<Life>) -> Self {
-        Self { channel: Mutex::new(channel), frame_max, blocked: watch::Sender::new(false), life }
+        Self {
+            channel: Mutex::new(channel),
+            frame_max,
+            blocked: watch::Sender::new(false),
+            life,
+        }
     }
 
     /// Where the connection's watcher tells that the broker blocks it.
@@ -73,15 +78,23 @@ impl Publisher {
             match self.once(queue, properties.clone(), body).await? {
                 Confirmation::Ack(None) => return Ok(()),
                 Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
-                    return Err(BrokerError::Topology(format!("queue {queue} does not exist: a message was returned")));
+                    return Err(BrokerError::Topology(format!(
+                        "queue {queue} does not exist: a message was returned"
+                    )));
                 }
                 Confirmation::Nack(None) => tokio::time::sleep(pauses.next_pause()).await,
                 Confirmation::NotRequested => {
-                    return Err(BrokerError::Failed("publishing", "the channel has no confirms".to_owned()));
+                    return Err(BrokerError::Failed(
+                        "publishing",
+                        "the channel has no confirms".to_owned(),
+                    ));
                 }
             }
         }
-        Err(BrokerError::Failed("publishing", format!("the broker refused {NACKED_TRIES_MAX} times")))
+        Err(BrokerError::Failed(
+            "publishing",
+            format!("the broker refused {NACKED_TRIES_MAX} times"),
+        ))
     }
 
     async fn once(
@@ -91,9 +104,15 @@ impl Publisher {
         body: &[u8],
     ) -> Result<Confirmation, BrokerError> {
         let channel = self.channel.lock().await;
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
         let confirmed = async {
-            channel.basic_publish("".into(), queue.into(), options, body, properties).await?.await
+            channel
+                .basic_publish("".into(), queue.into(), options, body, properties)
+                .await?
+                .await
         };
         let mut confirmed = std::pin::pin!(confirmed);
         loop {

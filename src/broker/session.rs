@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions,
+};
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Event};
@@ -50,7 +52,10 @@ impl Life {
         if self.reason.set(reason.into()).is_ok() {
             self.over.cancel();
             for role in ROLES {
-                self.metrics.amqp_connected.with_label_values(&[role]).set(0);
+                self.metrics
+                    .amqp_connected
+                    .with_label_values(&[role])
+                    .set(0);
             }
             self.metrics.amqp_blocked.set(0);
         }
@@ -81,7 +86,10 @@ impl Life {
     /// Why it is over.
     #[must_use]
     pub fn reason(&self) -> String {
-        self.reason.get().cloned().unwrap_or_else(|| "closed".to_owned())
+        self.reason
+            .get()
+            .cloned()
+            .unwrap_or_else(|| "closed".to_owned())
     }
 
     async fn beat(self: Arc<Self>) {
@@ -117,7 +125,11 @@ impl Session {
         let qos = channel.basic_qos(amqp.prefetch, BasicQosOptions::default());
         bounded("setting the prefetch", qos).await?;
         let confirms = bounded("opening a channel", publish.create_channel()).await?;
-        bounded("asking for confirms", confirms.confirm_select(ConfirmSelectOptions::default())).await?;
+        bounded(
+            "asking for confirms",
+            confirms.confirm_select(ConfirmSelectOptions::default()),
+        )
+        .await?;
         let life = Arc::new(Life {
             over: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -141,9 +153,18 @@ impl Session {
 
     async fn watch(&self, amqp: &Amqp) -> Result<(), BrokerError> {
         for (role, connection) in [("consume", &self.consume), ("publish", &self.publish)] {
-            self.life.metrics.amqp_connected.with_label_values(&[role]).set(1);
+            self.life
+                .metrics
+                .amqp_connected
+                .with_label_values(&[role])
+                .set(1);
             let events = connection.events_listener();
-            tokio::spawn(watch_events(events, role, Arc::clone(&self.life), self.publisher.blocking()));
+            tokio::spawn(watch_events(
+                events,
+                role,
+                Arc::clone(&self.life),
+                self.publisher.blocking(),
+            ));
         }
         tokio::spawn(Arc::clone(&self.life).beat());
         let channel = bounded("opening a channel", self.consume.create_channel()).await?;
@@ -164,10 +185,17 @@ impl Session {
     pub async fn consume(&self) -> Result<Deliveries<'_>, BrokerError> {
         let tag = format!("convgroup-{}", std::process::id());
         let options = BasicConsumeOptions::default();
-        let consumer =
-            self.channel.basic_consume(self.queue.as_str().into(), tag.into(), options, FieldTable::default());
+        let consumer = self.channel.basic_consume(
+            self.queue.as_str().into(),
+            tag.into(),
+            options,
+            FieldTable::default(),
+        );
         let consumer = bounded("starting to consume", consumer).await?;
-        Ok(Deliveries { session: self, consumer })
+        Ok(Deliveries {
+            session: self,
+            consumer,
+        })
     }
 
     /// Closes both connections. What is not settled goes back to the queue.
@@ -200,7 +228,9 @@ impl Deliveries<'_> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => Some(Delivery::new(delivery, Arc::clone(&self.session.life))),
             Some(Err(err)) => {
-                self.session.life.end(format!("the consumer's channel failed: {err}"));
+                self.session
+                    .life
+                    .end(format!("the consumer's channel failed: {err}"));
                 None
             }
             None => {
@@ -216,7 +246,10 @@ impl Deliveries<'_> {
     /// The broker refused or did not answer; the session is over then, and what was delivered goes back by itself.
     pub async fn cancel(mut self) -> Result<Vec<Delivery>, BrokerError> {
         let tag = self.consumer.tag();
-        let cancelled = self.session.channel.basic_cancel(tag, BasicCancelOptions::default());
+        let cancelled = self
+            .session
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
         if let Err(err) = bounded("cancelling the consumer", cancelled).await {
             self.session.life.end(err.to_string());
             return Err(err);
@@ -257,7 +290,12 @@ pub async fn connect_any(
     for address in &amqp.nodes {
         match connect(address.uri(amqp.heartbeat), role).await {
             Ok(connection) => return Ok((connection, address.clone())),
-            Err(err) => first = first.or(Some(BrokerError::Unreachable(address.to_string(), Box::new(err)))),
+            Err(err) => {
+                first = first.or(Some(BrokerError::Unreachable(
+                    address.to_string(),
+                    Box::new(err),
+                )))
+            }
         }
     }
     Err(first.unwrap_or(BrokerError::Lost("no node is configured".to_owned())))
@@ -318,7 +356,10 @@ async fn ask_depths(channel: &Channel, amqp: &Amqp, metrics: &Metrics) -> Result
     }
     let dead = declare::depth(channel, &topology.dead.name).await?;
     for (queue, depth) in [("main", main), ("retry", retry), ("dead", dead)] {
-        metrics.queue_messages.with_label_values(&[queue]).set(i64::from(depth));
+        metrics
+            .queue_messages
+            .with_label_values(&[queue])
+            .set(i64::from(depth));
     }
     Ok(())
 }

@@ -28,22 +28,32 @@ pub async fn settle(
 ) -> Result<(), SettleError> {
     let Delivery { message, receipt } = delivery;
     match decision {
-        Decision::HandBack => {
-            receipt.requeue().await.map_err(|cause| SettleError { op: "nack", cause })
-        }
+        Decision::HandBack => receipt
+            .requeue()
+            .await
+            .map_err(|cause| SettleError { op: "nack", cause }),
         Decision::Ack(successors) => {
             for successor in successors {
                 let queue = queue_of(topology, successor);
                 let properties =
                     successor::properties(&message, successor, now_ms, publisher.frame_max());
-                let rewritten = successor.groups.as_ref().map(|left| with_groups(&message.body, left));
+                let rewritten = successor
+                    .groups
+                    .as_ref()
+                    .map(|left| with_groups(&message.body, left));
                 let body = rewritten.as_ref().unwrap_or(&message.body);
                 publisher
                     .publish(queue, properties, body)
                     .await
-                    .map_err(|cause| SettleError { op: "publish", cause })?;
+                    .map_err(|cause| SettleError {
+                        op: "publish",
+                        cause,
+                    })?;
             }
-            receipt.ack().await.map_err(|cause| SettleError { op: "ack", cause })
+            receipt
+                .ack()
+                .await
+                .map_err(|cause| SettleError { op: "ack", cause })
         }
     }
 }

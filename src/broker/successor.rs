@@ -22,7 +22,12 @@ const TRACEPARENT_BYTES_MAX: usize = 256;
 /// would make the copy vanish), `user_id` (the broker refuses a foreign one), and the headers in [`is_left_out`]. If the rest
 /// would not fit half a frame, only ours and `traceparent` travel.
 #[must_use]
-pub fn properties(message: &Message, successor: &Successor, now_ms: i64, frame_max: u32) -> BasicProperties {
+pub fn properties(
+    message: &Message,
+    successor: &Successor,
+    now_ms: i64,
+    frame_max: u32,
+) -> BasicProperties {
     let old = &message.properties;
     let mut new = BasicProperties::default().with_delivery_mode(2);
     macro_rules! keep {
@@ -46,13 +51,21 @@ pub fn properties(message: &Message, successor: &Successor, now_ms: i64, frame_m
 /// Headers that no copy carries: the broker's own history, which is wrong on a copy; a kept CC would route a dead letter
 /// back into the queue; ours are written anew.
 fn is_left_out(name: &str) -> bool {
-    matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "CC" | "BCC")
-        || ["x-first-death-", "x-last-death-", "convgroup-"].iter().any(|prefix| name.starts_with(prefix))
+    matches!(
+        name,
+        "x-death" | "x-delivery-count" | "x-acquired-count" | "CC" | "BCC"
+    ) || ["x-first-death-", "x-last-death-", "convgroup-"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 fn foreign(headers: &FieldTable) -> FieldTable {
     let mut foreign = FieldTable::default();
-    for (name, value) in headers.inner().iter().filter(|(name, _)| !is_left_out(name.as_str())) {
+    for (name, value) in headers
+        .inner()
+        .iter()
+        .filter(|(name, _)| !is_left_out(name.as_str()))
+    {
         foreign.insert(name.clone(), value.clone());
     }
     foreign
@@ -92,14 +105,24 @@ fn ours(message: &Message, successor: &Successor, now_ms: i64) -> FieldTable {
         ours.insert(ShortString::from(name), AMQPValue::LongLongInt(value));
     };
     number(ATTEMPT, i64::from(successor.attempt.failures));
-    number(FIRST_SEEN, message.attempt(now_ms).first_seen_ms.min(successor.attempt.first_seen_ms));
+    number(
+        FIRST_SEEN,
+        message
+            .attempt(now_ms)
+            .first_seen_ms
+            .min(successor.attempt.first_seen_ms),
+    );
     number(FAILED_AT, now_ms);
     ours
 }
 
 /// Bytes a table takes on the wire.
 fn table_bytes(table: &FieldTable) -> usize {
-    4 + table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + value_bytes(value)).sum::<usize>()
+    4 + table
+        .inner()
+        .iter()
+        .map(|(name, value)| 1 + name.as_str().len() + value_bytes(value))
+        .sum::<usize>()
 }
 
 fn value_bytes(value: &AMQPValue) -> usize {
@@ -112,7 +135,9 @@ fn value_bytes(value: &AMQPValue) -> usize {
         AMQPValue::ShortString(text) => 1 + text.as_str().len(),
         AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
         AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
-        AMQPValue::FieldArray(values) => 4 + values.as_slice().iter().map(value_bytes).sum::<usize>(),
+        AMQPValue::FieldArray(values) => {
+            4 + values.as_slice().iter().map(value_bytes).sum::<usize>()
+        }
         AMQPValue::FieldTable(table) => table_bytes(table),
         AMQPValue::Void => 0,
     }

@@ -21,7 +21,14 @@ impl Supervisor {
     /// Nothing is connected yet.
     #[must_use]
     pub fn new(amqp: Amqp, metrics: Arc<Metrics>) -> Self {
-        Self { amqp, metrics, pauses: Intervals::reconnect(), next_node: 0, sessions: 0, last_error: String::new() }
+        Self {
+            amqp,
+            metrics,
+            pauses: Intervals::reconnect(),
+            next_node: 0,
+            sessions: 0,
+            last_error: String::new(),
+        }
     }
 
     /// Opens the next session, however long that takes. `told` hears why it is not there yet.
@@ -39,7 +46,10 @@ impl Supervisor {
                     tracing::info!(amqp.node = %address, "connected to the broker");
                     if self.sessions > 0 {
                         for role in ROLES {
-                            self.metrics.amqp_reconnects_total.with_label_values(&[role]).inc();
+                            self.metrics
+                                .amqp_reconnects_total
+                                .with_label_values(&[role])
+                                .inc();
                         }
                     }
                     self.sessions += 1;

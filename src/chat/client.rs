@@ -110,18 +110,29 @@ impl ChatClient {
             .append_pair("usersig", usersig.expose())
             .append_pair("random", &rand::random::<u32>().to_string())
             .append_pair("contenttype", "json");
-        let body = serde_json::to_vec(&Body { user, groups: [group] }).expect("strings always serialize");
+        let body = serde_json::to_vec(&Body {
+            user,
+            groups: [group],
+        })
+        .expect("strings always serialize");
         let client = match connection {
             Connection::Pooled => &self.pooled,
             Connection::Fresh => &self.fresh,
         };
         let started = Instant::now();
-        let request = client.post(url).header("content-type", "application/json").body(body);
+        let request = client
+            .post(url)
+            .header("content-type", "application/json")
+            .body(body);
         let reply = match request.send().await {
             Ok(response) => read(response).await,
             Err(err) => fault(err),
         };
-        Call { reply, took: started.elapsed(), usersig }
+        Call {
+            reply,
+            took: started.elapsed(),
+            usersig,
+        }
     }
 }
 
@@ -143,9 +154,10 @@ async fn read(mut response: Response) -> Reply {
         }
     }
     match serde_json::from_slice::<ReplyBody>(&body) {
-        Ok(ReplyBody { code, info }) => {
-            Reply::Answer { code, info: info.as_str().unwrap_or_default().to_owned() }
-        }
+        Ok(ReplyBody { code, info }) => Reply::Answer {
+            code,
+            info: info.as_str().unwrap_or_default().to_owned(),
+        },
         Err(_) => Reply::BadBody,
     }
 }

@@ -58,7 +58,13 @@ mod tests {
     fn base_urls_are_checked() {
         let good = Endpoint::from_base_url("http://127.0.0.1:8700/").unwrap();
         assert_eq!(good.as_str(), "http://127.0.0.1:8700");
-        for bad in ["", "ftp://host", "host:80", "https://u:p@host", "https://host/?a=b"] {
+        for bad in [
+            "",
+            "ftp://host",
+            "host:80",
+            "https://u:p@host",
+            "https://host/?a=b",
+        ] {
             assert!(Endpoint::from_base_url(bad).is_err(), "{bad}");
         }
     }

@@ -34,7 +34,9 @@ impl Health {
             Class::Deleted | Class::Gone => Self::Healthy,
             _ if verdict.row.label == "50001" => Self::Healthy,
             Class::Transient | Class::Throttled => Self::Unreachable(verdict),
-            Class::Rejected | Class::Signature | Class::Account | Class::Unknown => Self::Faulty(verdict),
+            Class::Rejected | Class::Signature | Class::Account | Class::Unknown => {
+                Self::Faulty(verdict)
+            }
         }
     }
 }
@@ -56,7 +58,9 @@ where
 
 async fn call(client: &ChatClient, codes: &CodeTable) -> Verdict {
     let group = format!("convgroup-probe-{:08x}", rand::random::<u32>());
-    let call = client.delete(client.identifier(), &group, Connection::Fresh).await;
+    let call = client
+        .delete(client.identifier(), &group, Connection::Fresh)
+        .await;
     let verdict = codes.classify(call.reply);
     if matches!(verdict.class(), Class::Signature | Class::Account) {
         client.signer.renew(&call.usersig);
@@ -86,7 +90,10 @@ mod tests {
             (50002, "faulty"),
             (12345, "faulty"),
         ] {
-            let verdict = codes.classify(Reply::Answer { code, info: String::new() });
+            let verdict = codes.classify(Reply::Answer {
+                code,
+                info: String::new(),
+            });
             assert_eq!(Health::of(verdict).label(), label, "{code}");
         }
     }

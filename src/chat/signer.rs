@@ -59,7 +59,11 @@ impl Signer {
             sdk_app_id: im.sdk_app_id,
             identifier: im.identifier.clone(),
             source: im.secret.clone(),
-            signed: Mutex::new(Signed { key, usersig: UserSig("".into()), renew_at_s: 0 }),
+            signed: Mutex::new(Signed {
+                key,
+                usersig: UserSig("".into()),
+                renew_at_s: 0,
+            }),
             metrics,
         };
         signer.current();
@@ -86,7 +90,10 @@ impl Signer {
         match self.source.load() {
             Ok(key) => signed.key = key,
             Err(problem) => {
-                tracing::warn!(problem, "the secret key can't be read again; signing with the one in use");
+                tracing::warn!(
+                    problem,
+                    "the secret key can't be read again; signing with the one in use"
+                );
             }
         }
         self.sign(&mut signed, unix_s());
@@ -98,11 +105,15 @@ impl Signer {
         signed.usersig = UserSig(usersig.into());
         signed.renew_at_s = now_s + LIFETIME_S * RENEW_AT_PERCENT / 100;
         if let Some(metrics) = &self.metrics {
-            metrics.usersig_expiry_timestamp_seconds.set((now_s + LIFETIME_S) as f64);
+            metrics
+                .usersig_expiry_timestamp_seconds
+                .set((now_s + LIFETIME_S) as f64);
         }
     }
 }
 
 fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
 }

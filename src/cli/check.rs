@@ -12,7 +12,9 @@ use crate::config::{Amqp, Config, Settings};
 const READY_TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  convgroup-deleter check\n  convgroup-deleter check --ready http://127.0.0.1:9464/readyz   for container health checks")]
+#[command(
+    after_help = "Examples:\n  convgroup-deleter check\n  convgroup-deleter check --ready http://127.0.0.1:9464/readyz   for container health checks"
+)]
 pub(super) struct Args {
     /// Only ask a running daemon: done when the address answers 200. Needs no configuration.
     #[arg(long, value_name = "URL")]
@@ -73,7 +75,9 @@ async fn queues(amqp: &Amqp) -> Finding {
         return Ok("all there".to_owned());
     }
     // All exist: declaring creates nothing now, it only compares the arguments.
-    declare::declare(&connection, &amqp.topology).await.map_err(refused)?;
+    declare::declare(&connection, &amqp.topology)
+        .await
+        .map_err(refused)?;
     Ok("all there, with the arguments they need".to_owned())
 }
 
@@ -84,10 +88,19 @@ async fn api(config: &Config) -> Finding {
     let health = probe(&client, &config.codes, || async {}).await;
     let explained = |verdict: &crate::domain::code::Verdict| {
         let row = &verdict.row;
-        format!("{}: {} ({}). {}", config.im.endpoint.as_str(), row.label, row.meaning, row.advice)
+        format!(
+            "{}: {} ({}). {}",
+            config.im.endpoint.as_str(),
+            row.label,
+            row.meaning,
+            row.advice
+        )
     };
     match health {
-        Health::Healthy => Ok(format!("{}: calls work (probe is healthy)", config.im.endpoint.as_str())),
+        Health::Healthy => Ok(format!(
+            "{}: calls work (probe is healthy)",
+            config.im.endpoint.as_str()
+        )),
         Health::Faulty(verdict) => Err((Exit::Other, explained(&verdict))),
         Health::Unreachable(verdict) => Err((Exit::Unavailable, explained(&verdict))),
     }
@@ -95,13 +108,20 @@ async fn api(config: &Config) -> Finding {
 
 async fn ready(url: &str) -> Result<Exit, Failure> {
     let usage = |err: reqwest::Error| Failure::new(Exit::Usage, err);
-    let client = reqwest::Client::builder().timeout(READY_TIMEOUT).no_proxy().build().map_err(usage)?;
+    let client = reqwest::Client::builder()
+        .timeout(READY_TIMEOUT)
+        .no_proxy()
+        .build()
+        .map_err(usage)?;
     let request = client.get(url).build().map_err(usage)?;
     match client.execute(request).await {
         Ok(reply) if reply.status() == reqwest::StatusCode::OK => Ok(Exit::Done),
         Ok(reply) => {
             let status = reply.status();
-            println!("{status}: {}", reply.text().await.unwrap_or_default().trim());
+            println!(
+                "{status}: {}",
+                reply.text().await.unwrap_or_default().trim()
+            );
             Ok(Exit::Unavailable)
         }
         Err(err) => Err(Failure::new(Exit::Unavailable, err)),

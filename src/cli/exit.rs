@@ -44,7 +44,10 @@ impl Failure {
     /// A failure with this exit code.
     #[must_use]
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into() }
+        Self {
+            exit,
+            error: error.into(),
+        }
     }
 }
 
@@ -69,7 +72,10 @@ impl From<BrokerError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self { exit: Exit::Other, error }
+        Self {
+            exit: Exit::Other,
+            error,
+        }
     }
 }
 

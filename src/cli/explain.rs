@@ -4,7 +4,9 @@ use crate::config::Settings;
 use crate::domain::code::{CodeTable, Row};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  convgroup-deleter explain 51011\n  convgroup-deleter explain timeout\n  convgroup-deleter explain            the whole table")]
+#[command(
+    after_help = "Examples:\n  convgroup-deleter explain 51011\n  convgroup-deleter explain timeout\n  convgroup-deleter explain            the whole table"
+)]
 pub(super) struct Args {
     /// An ErrorCode (51011), a fault (timeout, http_429); nothing for the whole table.
     code: Option<String>,
@@ -19,11 +21,17 @@ pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure>
         None if args.markdown => print!("{}", markdown(&codes)),
         None => print!("{}", table(&codes)),
         Some(code) if !codes.lists(code) && code.parse::<i64>().is_err() => {
-            let known: Vec<&str> =
-                codes.rows().map(|row| &*row.code).filter(|code| code.parse::<i64>().is_err()).collect();
+            let known: Vec<&str> = codes
+                .rows()
+                .map(|row| &*row.code)
+                .filter(|code| code.parse::<i64>().is_err())
+                .collect();
             return Err(Failure::new(
                 Exit::Usage,
-                anyhow::anyhow!("`{code}` is no code: give a number, or one of {}", known.join(" ")),
+                anyhow::anyhow!(
+                    "`{code}` is no code: give a number, or one of {}",
+                    known.join(" ")
+                ),
             ));
         }
         Some(code) => print!("{}", one(&codes, &codes.explain(code))),
@@ -35,7 +43,11 @@ fn one(codes: &CodeTable, row: &Row) -> String {
     let overridden = row.overridden.map_or(String::new(), |shipped| {
         format!(" (your [policy.overrides]; shipped as {shipped})")
     });
-    let unlisted = if codes.lists(&row.code) { "" } else { " (not in the table)" };
+    let unlisted = if codes.lists(&row.code) {
+        ""
+    } else {
+        " (not in the table)"
+    };
     format!(
         "code     {}{unlisted}\nlabel    {}\nclass    {}{overridden}\nmeaning  {}\nmessage  {}\nadvice   {}\n",
         row.code,
@@ -48,14 +60,24 @@ fn one(codes: &CodeTable, row: &Row) -> String {
 }
 
 fn table(codes: &CodeTable) -> String {
-    let rows = codes.rows().map(|row| format!("{:<9} {:<10} {}\n", row.code, row.class.label(), row.meaning));
+    let rows = codes.rows().map(|row| {
+        format!(
+            "{:<9} {:<10} {}\n",
+            row.code,
+            row.class.label(),
+            row.meaning
+        )
+    });
     rows.collect()
 }
 
 fn markdown(codes: &CodeTable) -> String {
     let head = "| code | class | meaning | advice |\n|---|---|---|---|\n".to_owned();
     let rows = codes.rows().map(|row| {
-        format!("| {} | {} | {} | {} |\n", row.code, row.class, row.meaning, row.advice)
+        format!(
+            "| {} | {} | {} | {} |\n",
+            row.code, row.class, row.meaning, row.advice
+        )
     });
     rows.fold(head, |text, row| text + &row)
 }

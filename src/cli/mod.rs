@@ -61,12 +61,19 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(err) => {
             let _ = err.print();
-            return if err.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+            return if err.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                Exit::Done.into()
+            };
         }
     };
     // rustls wants to be told which cryptography to use; nobody else in this process chooses.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(err) => {
             eprintln!("convgroup-deleter: the runtime can't start: {err}");
@@ -83,12 +90,13 @@ pub fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
-    let variables = std::env::vars_os().filter_map(|(name, value)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    });
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     // CONVGROUP_CONFIG names the file; it is no key.
-    let settings =
-        Settings::load(cli.config.as_deref(), variables.filter(|(name, _)| name != "CONVGROUP_CONFIG"));
+    let settings = Settings::load(
+        cli.config.as_deref(),
+        variables.filter(|(name, _)| name != "CONVGROUP_CONFIG"),
+    );
     match cli.command {
         Command::Run => run::run(&settings).await,
         Command::Publish(args) => publish::publish(&settings, args).await,

@@ -44,14 +44,19 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
     let feed = Feed::open(&amqp).await?;
     let bar = progress(events.len());
     let started = Instant::now();
-    let published = feed.publish_all(&events, |confirmed| bar.set_position(confirmed as u64)).await;
+    let published = feed
+        .publish_all(&events, |confirmed| bar.set_position(confirmed as u64))
+        .await;
     bar.finish_and_clear();
     let (confirmed, failure) = match published {
         Ok(()) => (events.len(), None),
         Err((confirmed, err)) => (confirmed, Some(err)),
     };
     let plural = if confirmed == 1 { "" } else { "s" };
-    println!("{confirmed} event{plural} published and confirmed in {:.1} s", started.elapsed().as_secs_f64());
+    println!(
+        "{confirmed} event{plural} published and confirmed in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
     match failure {
         None => Ok(Exit::Done),
         Some(err) => Err(Failure::new(
@@ -75,9 +80,14 @@ fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     let lines = if path == Path::new("-") {
         lines(std::io::stdin().lock())
     } else {
-        std::fs::File::open(path).map(BufReader::new).map_err(anyhow::Error::from).and_then(lines)
+        std::fs::File::open(path)
+            .map(BufReader::new)
+            .map_err(anyhow::Error::from)
+            .and_then(lines)
     };
-    let lines = lines.with_context(|| format!("{} can't be read", path.display())).map_err(usage)?;
+    let lines = lines
+        .with_context(|| format!("{} can't be read", path.display()))
+        .map_err(usage)?;
     if args.unchecked {
         return Ok(lines.into_iter().map(|(_, line)| line).collect());
     }
@@ -88,9 +98,18 @@ fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     if wrong.is_empty() {
         return Ok(lines.into_iter().map(|(_, line)| line).collect());
     }
-    let shown = wrong.iter().take(MISTAKES_SHOWN).cloned().collect::<Vec<_>>().join("\n  ");
+    let shown = wrong
+        .iter()
+        .take(MISTAKES_SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("\n  ");
     let more = wrong.len().saturating_sub(MISTAKES_SHOWN);
-    let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+    let more = if more > 0 {
+        format!("\n  and {more} more")
+    } else {
+        String::new()
+    };
     Err(usage(anyhow!(
         "{} of {} events in {} are broken; nothing was published (--unchecked publishes them as they are)\n  {shown}{more}",
         wrong.len(),
@@ -113,8 +132,14 @@ fn lines(input: impl BufRead) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
 
 fn progress(events: usize) -> ProgressBar {
     let visible = events > 1 && std::io::stderr().is_terminal();
-    let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} confirmed, {per_sec}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let target = if visible {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template(
+        "{wide_bar} {human_pos}/{human_len} confirmed, {per_sec}, {eta} left",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(events as u64), target).with_style(style)
 }

@@ -43,7 +43,9 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         Ended::GraceOver => {
-            tracing::warn!("stopped with calls in flight: shutdown_grace is over; their messages come back");
+            tracing::warn!(
+                "stopped with calls in flight: shutdown_grace is over; their messages come back"
+            );
             Ok(Exit::Other)
         }
     }

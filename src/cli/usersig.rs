@@ -35,14 +35,35 @@ enum Command {
 }
 
 pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> {
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs());
     match args.command {
-        Command::Sign { identifier, lifetime } => {
+        Command::Sign {
+            identifier,
+            lifetime,
+        } => {
             let im = settings.im()?;
-            let key = im.secret.load().map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+            let key = im
+                .secret
+                .load()
+                .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
             let identifier = identifier.as_deref().unwrap_or(&im.identifier);
-            let lifetime_s = if lifetime.is_zero() { LIFETIME_S } else { lifetime.as_secs() };
-            println!("{}", sign(im.sdk_app_id, key.expose_secret(), identifier, now_s, lifetime_s));
+            let lifetime_s = if lifetime.is_zero() {
+                LIFETIME_S
+            } else {
+                lifetime.as_secs()
+            };
+            println!(
+                "{}",
+                sign(
+                    im.sdk_app_id,
+                    key.expose_secret(),
+                    identifier,
+                    now_s,
+                    lifetime_s
+                )
+            );
             Ok(Exit::Done)
         }
         Command::Decode { usersig } => {
@@ -50,7 +71,9 @@ pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> 
                 Some(text) if text != "-" => text.to_owned(),
                 _ => {
                     let mut text = String::new();
-                    std::io::stdin().read_to_string(&mut text).context("standard input can't be read")?;
+                    std::io::stdin()
+                        .read_to_string(&mut text)
+                        .context("standard input can't be read")?;
                     text
                 }
             };
@@ -60,12 +83,16 @@ pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> 
 }
 
 fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
-    let claims = decode(text).map_err(|err| Failure::new(Exit::Other, anyhow!("this is no UserSig: {err}")))?;
+    let claims = decode(text)
+        .map_err(|err| Failure::new(Exit::Other, anyhow!("this is no UserSig: {err}")))?;
     let at = |seconds: u64| {
         UNIX_EPOCH
             .checked_add(Duration::from_secs(seconds))
             .filter(|_| seconds < 253_402_300_800)
-            .map_or_else(|| seconds.to_string(), |at| humantime::format_rfc3339_seconds(at).to_string())
+            .map_or_else(
+                || seconds.to_string(),
+                |at| humantime::format_rfc3339_seconds(at).to_string(),
+            )
     };
     println!("version     {}", claims.ver);
     println!("identifier  {}", claims.identifier);
@@ -73,15 +100,39 @@ fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
     println!("signed      {}", at(claims.time_s));
     println!("expires     {}", at(claims.valid_until_s()));
     let expired = now_s > claims.valid_until_s();
-    println!("in time     {}", if expired { "no: it has expired" } else { "yes" });
+    println!(
+        "in time     {}",
+        if expired { "no: it has expired" } else { "yes" }
+    );
     let Ok(im) = settings.im() else {
         println!("signature   not checked: im.* is not configured");
         return Ok(Exit::Done);
     };
-    let key = im.secret.load().map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+    let key = im
+        .secret
+        .load()
+        .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
     let genuine = claims.is_signed_with(key.expose_secret());
-    println!("signature   {}", if genuine { "made with the configured key" } else { "NOT made with the configured key" });
+    println!(
+        "signature   {}",
+        if genuine {
+            "made with the configured key"
+        } else {
+            "NOT made with the configured key"
+        }
+    );
     let app = claims.sdk_app_id == im.sdk_app_id;
-    println!("app         {}", if app { "the configured one" } else { "NOT the configured one" });
-    Ok(if genuine && app && !expired { Exit::Done } else { Exit::Other })
+    println!(
+        "app         {}",
+        if app {
+            "the configured one"
+        } else {
+            "NOT the configured one"
+        }
+    );
+    Ok(if genuine && app && !expired {
+        Exit::Done
+    } else {
+        Exit::Other
+    })
 }

@@ -53,9 +53,11 @@ impl Text {
     #[must_use]
     pub fn list(&self) -> Vec<String> {
         match self {
-            Self::One(text) => {
-                text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
-            }
+            Self::One(text) => text
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty())
+                .collect(),
             Self::Many(texts) => texts.clone(),
         }
     }
@@ -88,7 +90,10 @@ impl fmt::Display for Mistake {
 pub struct ConfigError(pub Vec<Mistake>);
 
 fn lines(mistakes: &[Mistake]) -> String {
-    let lines: Vec<String> = mistakes.iter().map(|mistake| format!("  {mistake}")).collect();
+    let lines: Vec<String> = mistakes
+        .iter()
+        .map(|mistake| format!("  {mistake}"))
+        .collect();
     lines.join("\n")
 }
 
@@ -99,7 +104,10 @@ pub(super) type Values = BTreeMap<String, (Text, Source)>;
 ///
 /// # Errors
 /// One [`Mistake`] for a text that is no TOML.
-pub(super) fn from_toml(text: &str, source_of: impl Fn(usize) -> Source) -> Result<Values, Mistake> {
+pub(super) fn from_toml(
+    text: &str,
+    source_of: impl Fn(usize) -> Source,
+) -> Result<Values, Mistake> {
     let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
     let table = DeTable::parse(text).map_err(|err| Mistake {
         key: String::new(),
@@ -148,7 +156,10 @@ fn scalar(value: &DeValue<'_>) -> String {
 /// One [`Mistake`] for a file that can't be read or is no TOML.
 pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
     let name: Arc<str> = path.display().to_string().into();
-    let source = |line| Source::File { path: Arc::clone(&name), line };
+    let source = |line| Source::File {
+        path: Arc::clone(&name),
+        line,
+    };
     let text = std::fs::read_to_string(path).map_err(|err| Mistake {
         key: String::new(),
         source: source(0),
@@ -161,7 +172,10 @@ pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
 pub(super) fn from_env(env: impl IntoIterator<Item = (String, String)>) -> Values {
     env.into_iter()
         .filter_map(|(name, value)| {
-            let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase().replace("__", ".");
+            let key = name
+                .strip_prefix(ENV_PREFIX)?
+                .to_lowercase()
+                .replace("__", ".");
             Some((key, (Text::One(value), Source::Env(name))))
         })
         .collect()

@@ -192,7 +192,10 @@ impl Settings {
     /// mistakes, and reported with all others.
     #[must_use]
     pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut settings = Self { values: layers::Values::new(), mistakes: Vec::new() };
+        let mut settings = Self {
+            values: layers::Values::new(),
+            mistakes: Vec::new(),
+        };
         settings.add(layers::from_toml(DEFAULT_TOML, |_| Source::Default));
         if let Some(path) = file {
             settings.add(layers::from_file(path));
@@ -210,7 +213,11 @@ impl Settings {
                         self.values.insert(key, (text, source));
                     } else {
                         let problem = unknown_key(&key);
-                        self.mistakes.push(Mistake { key, source, problem });
+                        self.mistakes.push(Mistake {
+                            key,
+                            source,
+                            problem,
+                        });
                     }
                 }
             }
@@ -237,9 +244,11 @@ impl Settings {
                 calls_per_second: reader.number("rate_limit.calls_per_second", 1..=100_000),
                 suspend: Suspend::read(reader),
                 codes: codes(reader),
-                http_listen: reader.parsed("http.listen", "an address like 127.0.0.1:9464", |text| {
-                    text.parse().ok()
-                }),
+                http_listen: reader.parsed(
+                    "http.listen",
+                    "an address like 127.0.0.1:9464",
+                    |text| text.parse().ok(),
+                ),
                 log: Log::read(reader),
                 shutdown_grace: reader
                     .duration("shutdown_grace", Duration::ZERO..=Duration::from_mins(10)),
@@ -279,7 +288,10 @@ impl Settings {
     #[must_use]
     pub fn resolved(&self) -> Vec<(String, String, Source)> {
         let overrides = self.values.keys().filter(|key| key.starts_with(OVERRIDES));
-        let keys = KEYS.iter().map(|key| (*key).to_owned()).filter(|key| key != "policy.overrides");
+        let keys = KEYS
+            .iter()
+            .map(|key| (*key).to_owned())
+            .filter(|key| key != "policy.overrides");
         keys.chain([REVEAL_IDS.to_owned()])
             .chain(overrides.cloned())
             .map(|key| match self.values.get(&key) {
@@ -296,7 +308,9 @@ impl Settings {
 fn known(key: &str) -> bool {
     (KEYS.contains(&key) && key != "policy.overrides")
         || key == REVEAL_IDS
-        || key.strip_prefix(OVERRIDES).is_some_and(|code| !code.is_empty() && !code.contains('.'))
+        || key
+            .strip_prefix(OVERRIDES)
+            .is_some_and(|code| !code.is_empty() && !code.contains('.'))
 }
 
 fn unknown_key(key: &str) -> String {
@@ -320,8 +334,10 @@ fn shown(key: &str, text: &Text) -> String {
             .list()
             .iter()
             .map(|url| {
-                url.parse::<BrokerAddress>()
-                    .map_or_else(|_| "(not an AMQP url)".to_owned(), |address| address.to_string())
+                url.parse::<BrokerAddress>().map_or_else(
+                    |_| "(not an AMQP url)".to_owned(),
+                    |address| address.to_string(),
+                )
             })
             .collect(),
         _ => match text {
@@ -350,8 +366,10 @@ impl Amqp {
             nodes,
             prefetch: reader.number("amqp.prefetch", 1..=2000),
             declare: reader.flag("amqp.declare"),
-            heartbeat: reader
-                .duration("amqp.heartbeat", Duration::from_secs(1)..=Duration::from_mins(1)),
+            heartbeat: reader.duration(
+                "amqp.heartbeat",
+                Duration::from_secs(1)..=Duration::from_mins(1),
+            ),
             topology: Topology::new(&exchange, &queue, &retry.tiers),
         }
     }
@@ -377,16 +395,24 @@ impl Im {
                 text => Ok(text.to_owned()),
             }),
             secret: Self::read_secret(reader),
-            timeout: reader
-                .duration("im.timeout", Duration::from_millis(100)..=Duration::from_mins(1)),
+            timeout: reader.duration(
+                "im.timeout",
+                Duration::from_millis(100)..=Duration::from_mins(1),
+            ),
         }
     }
 
     fn read_secret(reader: &mut Reader<'_>) -> SecretSource {
         let fallback = SecretSource::Value(SecretString::from(""));
-        match (reader.is_set("im.secret_key"), reader.is_set("im.secret_key_file")) {
+        match (
+            reader.is_set("im.secret_key"),
+            reader.is_set("im.secret_key_file"),
+        ) {
             (true, true) => {
-                reader.wrong("im.secret_key_file", "is set beside im.secret_key; set only one of them");
+                reader.wrong(
+                    "im.secret_key_file",
+                    "is set beside im.secret_key; set only one of them",
+                );
                 fallback
             }
             (false, false) => {
@@ -412,13 +438,19 @@ impl Im {
 impl Retry {
     fn read(reader: &mut Reader<'_>) -> Self {
         let tiers = reader.list("retry.tiers", TIERS, |text| {
-            reader::duration(text, &(Duration::from_millis(100)..=Duration::from_hours(168)))
+            reader::duration(
+                text,
+                &(Duration::from_millis(100)..=Duration::from_hours(168)),
+            )
         });
         let mut labels: Vec<String> = tiers.iter().map(|&tier| delay_label(tier)).collect();
         labels.sort_unstable();
         labels.dedup();
         if labels.len() < tiers.len() {
-            reader.wrong("retry.tiers", "names a duration twice; each tier is a queue of its own");
+            reader.wrong(
+                "retry.tiers",
+                "names a duration twice; each tier is a queue of its own",
+            );
         }
         Self {
             quick_attempts: reader.number("retry.quick_attempts", 0..=10),
@@ -433,9 +465,15 @@ impl Suspend {
         let pauses = Duration::from_millis(100)..=Duration::from_hours(1);
         let suspend = Self {
             window: reader.number("suspend.window", 1..=10_000),
-            failure_ratio: reader.parsed("suspend.failure_ratio", "a number from 0.1 to 1", |text| {
-                text.parse().ok().filter(|ratio| (0.1..=1.0).contains(ratio))
-            }),
+            failure_ratio: reader.parsed(
+                "suspend.failure_ratio",
+                "a number from 0.1 to 1",
+                |text| {
+                    text.parse()
+                        .ok()
+                        .filter(|ratio| (0.1..=1.0).contains(ratio))
+                },
+            ),
             probe_min: reader.duration("suspend.probe_min", pauses.clone()),
             probe_max: reader.duration("suspend.probe_max", pauses),
         };
@@ -459,7 +497,9 @@ impl Log {
                     "error" | "warn" | "info" | "debug" | "trace" => {
                         text.parse().map_err(|_| "is no level".to_owned())
                     }
-                    _ => Err(format!("`{text}` is not one of error warn info debug trace")),
+                    _ => Err(format!(
+                        "`{text}` is not one of error warn info debug trace"
+                    )),
                 })
                 .unwrap_or(tracing::Level::INFO),
             reveal_ids: reader.flag(REVEAL_IDS),

@@ -17,7 +17,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn finish(self) -> Result<(), ConfigError> {
-        if self.mistakes.is_empty() { Ok(()) } else { Err(ConfigError(self.mistakes)) }
+        if self.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(ConfigError(self.mistakes))
+        }
     }
 
     pub(super) fn is_set(&self, key: &str) -> bool {
@@ -25,13 +29,24 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn keys_below(&self, prefix: &str) -> Vec<String> {
-        self.values.keys().filter(|key| key.starts_with(prefix)).cloned().collect()
+        self.values
+            .keys()
+            .filter(|key| key.starts_with(prefix))
+            .cloned()
+            .collect()
     }
 
     /// Records a mistake about a key.
     pub(super) fn wrong(&mut self, key: &str, problem: &str) {
-        let source = self.values.get(key).map_or(Source::Nowhere, |(_, source)| source.clone());
-        self.mistakes.push(Mistake { key: key.to_owned(), source, problem: problem.to_owned() });
+        let source = self
+            .values
+            .get(key)
+            .map_or(Source::Nowhere, |(_, source)| source.clone());
+        self.mistakes.push(Mistake {
+            key: key.to_owned(),
+            source,
+            problem: problem.to_owned(),
+        });
     }
 
     /// A value, or `None` with the mistake recorded.
@@ -108,7 +123,10 @@ impl<'a> Reader<'a> {
         let texts = text.list();
         if !allowed.contains(&texts.len()) {
             let (from, to) = (allowed.start(), allowed.end());
-            self.wrong(key, &format!("has {} items; allowed: {from} to {to}", texts.len()));
+            self.wrong(
+                key,
+                &format!("has {} items; allowed: {from} to {to}", texts.len()),
+            );
         }
         let mut items = Vec::new();
         for (index, text) in texts.iter().enumerate() {
@@ -124,12 +142,14 @@ impl<'a> Reader<'a> {
 
 /// Reads a duration like `10s`.
 pub(super) fn duration(text: &str, allowed: &RangeInclusive<Duration>) -> Result<Duration, String> {
-    humantime::parse_duration(text).ok().filter(|duration| allowed.contains(duration)).ok_or_else(
-        || {
-            let [from, to] = [allowed.start(), allowed.end()].map(|&d| humantime::format_duration(d));
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| allowed.contains(duration))
+        .ok_or_else(|| {
+            let [from, to] =
+                [allowed.start(), allowed.end()].map(|&d| humantime::format_duration(d));
             format!("`{text}` is not a duration from {from} to {to}")
-        },
-    )
+        })
 }
 
 /// What stands in for a value that could not be read until [`Reader::finish`] refuses it.

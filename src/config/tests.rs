@@ -3,8 +3,15 @@ use expect_test::{Expect, expect};
 use super::*;
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    let needed = [("CONVGROUP_IM__SDK_APP_ID", "1400000000"), ("CONVGROUP_IM__SECRET_KEY", "hush")];
-    needed.iter().chain(pairs).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    let needed = [
+        ("CONVGROUP_IM__SDK_APP_ID", "1400000000"),
+        ("CONVGROUP_IM__SECRET_KEY", "hush"),
+    ];
+    needed
+        .iter()
+        .chain(pairs)
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 #[track_caller]
@@ -12,8 +19,12 @@ fn check_mistakes(file: &str, pairs: &[(&str, &str)], expect: &Expect) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("convgroup.toml");
     std::fs::write(&path, file).unwrap();
-    let error = Settings::load(Some(&path), env(pairs)).config().expect_err("the configuration is wrong");
-    let text = error.to_string().replace(&format!("{}/", dir.path().display()), "");
+    let error = Settings::load(Some(&path), env(pairs))
+        .config()
+        .expect_err("the configuration is wrong");
+    let text = error
+        .to_string()
+        .replace(&format!("{}/", dir.path().display()), "");
     expect.assert_eq(&format!("{text}\n"));
 }
 
@@ -22,7 +33,10 @@ fn defaults_with_the_required_keys_are_a_configuration() {
     let config = Settings::load(None, env(&[])).config().unwrap();
     assert_eq!(config.amqp.prefetch, 256);
     assert_eq!(config.calls_per_second, 200);
-    assert_eq!(config.retry.tiers, [10, 60, 600, 3600].map(Duration::from_secs));
+    assert_eq!(
+        config.retry.tiers,
+        [10, 60, 600, 3600].map(Duration::from_secs)
+    );
     assert_eq!(config.im.endpoint.as_str(), "https://console.tim.qq.com");
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9464");
 }
@@ -32,8 +46,13 @@ fn the_default_file_names_every_key() {
     let values = layers::from_toml(DEFAULT_TOML, |_| Source::Default).unwrap();
     for key in KEYS.iter().chain([&REVEAL_IDS]) {
         let last = key.rsplit('.').next().unwrap();
-        let commented = DEFAULT_TOML.lines().any(|line| line.starts_with(&format!("# {last}")));
-        assert!(values.contains_key(*key) || commented, "{key} is missing in config/default.toml");
+        let commented = DEFAULT_TOML
+            .lines()
+            .any(|line| line.starts_with(&format!("# {last}")));
+        assert!(
+            values.contains_key(*key) || commented,
+            "{key} is missing in config/default.toml"
+        );
     }
 }
 
@@ -41,7 +60,11 @@ fn the_default_file_names_every_key() {
 fn environment_beats_file_beats_default() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.toml");
-    std::fs::write(&path, "amqp.prefetch = 10\nretry.max_attempts = 3\n[policy.overrides]\n50001 = \"gone\"\n").unwrap();
+    std::fs::write(
+        &path,
+        "amqp.prefetch = 10\nretry.max_attempts = 3\n[policy.overrides]\n50001 = \"gone\"\n",
+    )
+    .unwrap();
     let overrides = [
         ("CONVGROUP_AMQP__PREFETCH", "20"),
         ("CONVGROUP_RETRY__TIERS", "1s, 2s"),
@@ -50,12 +73,17 @@ fn environment_beats_file_beats_default() {
         ("CONVGROUP_LOG__REVEAL_IDS", "true"),
         ("CONVGROUPS_UNRELATED", "x"),
     ];
-    let config = Settings::load(Some(&path), env(&overrides)).config().unwrap();
+    let config = Settings::load(Some(&path), env(&overrides))
+        .config()
+        .unwrap();
     assert_eq!(config.amqp.prefetch, 20);
     assert_eq!(config.retry.max_attempts, 3);
     assert_eq!(config.retry.tiers, [1, 2].map(Duration::from_secs));
     assert_eq!(config.amqp.nodes.len(), 2);
-    assert_eq!(config.amqp.topology.tiers[1].queue.name, "convgroup.delete.retry.2s");
+    assert_eq!(
+        config.amqp.topology.tiers[1].queue.name,
+        "convgroup.delete.retry.2s"
+    );
     assert_eq!(config.codes.explain("50001").class, Class::Gone);
     assert_eq!(config.codes.explain("60004").class, Class::Rejected);
     assert!(config.log.reveal_ids);
@@ -112,10 +140,14 @@ ripe = "gone"
 
 #[test]
 fn a_broken_file_is_named_with_its_line() {
-    check_mistakes("[amqp]\nprefetch = = 3\n", &[], &expect![[r#"
+    check_mistakes(
+        "[amqp]\nprefetch = = 3\n",
+        &[],
+        &expect![[r#"
         the configuration has 1 mistake:
           convgroup.toml:2: not TOML: extra `=`, expected nothing
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -125,7 +157,8 @@ fn what_is_required_is_asked_for() {
         the configuration has 2 mistakes:
           im.sdk_app_id (not set): is missing
           im.secret_key (not set): is missing; set it, or im.secret_key_file
-    "#]].assert_eq(&format!("{error}\n"));
+    "#]]
+    .assert_eq(&format!("{error}\n"));
 }
 
 #[test]
@@ -136,9 +169,18 @@ fn tools_check_only_what_they_need() {
 
 #[test]
 fn secrets_are_hidden_when_the_configuration_is_shown() {
-    let settings = Settings::load(None, env(&[("CONVGROUP_AMQP__URL", "amqp://u:hunter2@host")]));
+    let settings = Settings::load(
+        None,
+        env(&[("CONVGROUP_AMQP__URL", "amqp://u:hunter2@host")]),
+    );
     let shown = format!("{:?}", settings.resolved());
-    assert!(!shown.contains("hush") && !shown.contains("hunter2"), "{shown}");
+    assert!(
+        !shown.contains("hush") && !shown.contains("hunter2"),
+        "{shown}"
+    );
     let debug = format!("{:?}", settings.config().unwrap());
-    assert!(!debug.contains("hush") && !debug.contains("hunter2"), "{debug}");
+    assert!(
+        !debug.contains("hush") && !debug.contains("hunter2"),
+        "{debug}"
+    );
 }

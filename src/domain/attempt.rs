@@ -25,15 +25,22 @@ impl Attempt {
     pub fn read(failures: Option<i64>, first_seen_ms: Option<i64>, now_ms: i64) -> Self {
         let failures = failures.and_then(|number| u32::try_from(number).ok());
         Self {
-            failures: failures.filter(|&number| number <= FAILURES_MAX).unwrap_or(0),
-            first_seen_ms: first_seen_ms.and_then(|moment| plausible(moment, now_ms)).unwrap_or(now_ms),
+            failures: failures
+                .filter(|&number| number <= FAILURES_MAX)
+                .unwrap_or(0),
+            first_seen_ms: first_seen_ms
+                .and_then(|moment| plausible(moment, now_ms))
+                .unwrap_or(now_ms),
         }
     }
 
     /// The same message after one more counted failure.
     #[must_use]
     pub const fn failed_again(self) -> Self {
-        Self { failures: self.failures + 1, ..self }
+        Self {
+            failures: self.failures + 1,
+            ..self
+        }
     }
 }
 

@@ -189,8 +189,12 @@ impl CodeTable {
     /// Which overrides are allowed is checked by the configuration; this applies what it is given.
     #[must_use]
     pub fn new(overrides: &BTreeMap<String, Class>) -> Self {
-        let raw: RawTable = toml::from_str(EMBEDDED).expect("the embedded table is checked by a test");
-        let mut table = Self { rows: BTreeMap::new(), order: Vec::new() };
+        let raw: RawTable =
+            toml::from_str(EMBEDDED).expect("the embedded table is checked by a test");
+        let mut table = Self {
+            rows: BTreeMap::new(),
+            order: Vec::new(),
+        };
         for raw in raw.code {
             let code = match raw.code {
                 RawCode::Number(number) => number.to_string(),
@@ -237,7 +241,10 @@ impl CodeTable {
     pub fn explain(&self, code: &str) -> Row {
         match self.rows.get(code) {
             Some(row) => (**row).clone(),
-            None => Row { code: code.to_owned(), ..(*self.rows[OTHER]).clone() },
+            None => Row {
+                code: code.to_owned(),
+                ..(*self.rows[OTHER]).clone()
+            },
         }
     }
 
@@ -246,7 +253,10 @@ impl CodeTable {
     pub fn classify(&self, reply: Reply) -> Verdict {
         match reply {
             Reply::Answer { code, info } => match self.rows.get(&code.to_string()) {
-                Some(row) => Verdict { row: Arc::clone(row), info: bounded(&info) },
+                Some(row) => Verdict {
+                    row: Arc::clone(row),
+                    info: bounded(&info),
+                },
                 None => self.verdict(OTHER, &format!("ErrorCode {code}: {info}")),
             },
             Reply::HttpStatus(status) => {
@@ -256,7 +266,11 @@ impl CodeTable {
                     500..=599 => "http_5xx",
                     _ => "bad_body",
                 };
-                let key = if self.rows.contains_key(&exact) { &exact } else { group };
+                let key = if self.rows.contains_key(&exact) {
+                    &exact
+                } else {
+                    group
+                };
                 self.verdict(key, &format!("HTTP status {status}"))
             }
             Reply::Timeout => self.verdict("timeout", ""),
@@ -273,7 +287,10 @@ impl CodeTable {
     }
 
     fn verdict(&self, key: &str, info: &str) -> Verdict {
-        Verdict { row: Arc::clone(&self.rows[key]), info: bounded(info) }
+        Verdict {
+            row: Arc::clone(&self.rows[key]),
+            info: bounded(info),
+        }
     }
 }
 
@@ -291,13 +308,19 @@ mod tests {
     }
 
     fn answer(code: i64) -> Reply {
-        Reply::Answer { code, info: String::new() }
+        Reply::Answer {
+            code,
+            info: String::new(),
+        }
     }
 
     #[track_caller]
     fn check(reply: Reply, label: &str, class: Class) {
         let verdict = shipped().classify(reply);
-        assert_eq!((verdict.row.label.as_str(), verdict.class()), (label, class));
+        assert_eq!(
+            (verdict.row.label.as_str(), verdict.class()),
+            (label, class)
+        );
     }
 
     /// The classes of the contract, written a second time on purpose: the table is data, and data gets edited.
@@ -306,20 +329,24 @@ mod tests {
         let contract: [(Class, &[i64]); 8] = [
             (Class::Deleted, &[0]),
             (Class::Gone, &[51009]),
-            (Class::Transient, &[50004, 50005, 60008, 60013, 60014, 70169, 70202, 70500]),
+            (
+                Class::Transient,
+                &[50004, 50005, 60008, 60013, 60014, 70169, 70202, 70500],
+            ),
             (Class::Throttled, &[60007, 60011, 60018, 60019]),
             (
                 Class::Rejected,
                 &[
-                    50001, 50002, 51006, 51007, 51008, 51010, 51011, 51012, 60003, 60015, 70206, 70402,
+                    50001, 50002, 51006, 51007, 51008, 51010, 51011, 51012, 60003, 60015, 70206,
+                    70402,
                 ],
             ),
             (Class::Signature, &[70001, 70002, 70003, 70005, 70052]),
             (
                 Class::Account,
                 &[
-                    50003, 51013, 60006, 60009, 60010, 60012, 60016, 60017, 60020, 60021, 70009, 70013,
-                    70014, 70016, 70020, 70050, 70051, 70114, 70403,
+                    50003, 51013, 60006, 60009, 60010, 60012, 60016, 60017, 60020, 60021, 70009,
+                    70013, 70014, 70016, 70020, 70050, 70051, 70114, 70403,
                 ],
             ),
             (Class::Unknown, &[60002, 60004, 60005, 70107, 70398]),
@@ -331,8 +358,14 @@ mod tests {
                 listed += 1;
             }
         }
-        let numeric = shipped().rows().filter(|row| row.code.parse::<i64>().is_ok()).count();
-        assert_eq!(numeric, listed, "the table lists a code that this test does not");
+        let numeric = shipped()
+            .rows()
+            .filter(|row| row.code.parse::<i64>().is_ok())
+            .count();
+        assert_eq!(
+            numeric, listed,
+            "the table lists a code that this test does not"
+        );
     }
 
     #[test]
@@ -354,7 +387,10 @@ mod tests {
 
     #[test]
     fn an_unlisted_code_is_other_and_keeps_its_number_in_the_info() {
-        let verdict = shipped().classify(Reply::Answer { code: -7, info: "odd".into() });
+        let verdict = shipped().classify(Reply::Answer {
+            code: -7,
+            info: "odd".into(),
+        });
         assert_eq!(verdict.row.label, "other");
         assert_eq!(verdict.class(), Class::Unknown);
         assert_eq!(verdict.info, "ErrorCode -7: odd");
@@ -367,14 +403,23 @@ mod tests {
             ("99999".to_owned(), Class::Rejected),
         ]));
         let verdict = table.classify(answer(50001));
-        assert_eq!((verdict.class(), verdict.row.overridden), (Class::Gone, Some(Class::Rejected)));
+        assert_eq!(
+            (verdict.class(), verdict.row.overridden),
+            (Class::Gone, Some(Class::Rejected))
+        );
         let verdict = table.classify(answer(99999));
-        assert_eq!((verdict.class(), verdict.row.label.as_str()), (Class::Rejected, OTHER));
+        assert_eq!(
+            (verdict.class(), verdict.row.label.as_str()),
+            (Class::Rejected, OTHER)
+        );
     }
 
     #[test]
     fn numeric_rows_are_labelled_by_their_number() {
-        for row in shipped().rows().filter(|row| row.code.parse::<i64>().is_ok()) {
+        for row in shipped()
+            .rows()
+            .filter(|row| row.code.parse::<i64>().is_ok())
+        {
             assert_eq!(row.code, row.label);
             assert!(!row.meaning.is_empty() && !row.advice.is_empty(), "{row:?}");
         }

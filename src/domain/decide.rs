@@ -38,7 +38,11 @@ impl NameEnd {
     /// The end once the probe has spoken on a verdict that asked for it (see [`super::retry::Step::AskProbe`]).
     #[must_use]
     pub fn after_probe(verdict: Verdict, account_healthy: bool) -> Self {
-        if account_healthy { Self::Failed(verdict) } else { Self::Interrupted }
+        if account_healthy {
+            Self::Failed(verdict)
+        } else {
+            Self::Interrupted
+        }
     }
 
     /// The same end, seen from a daemon that has found the API unreachable meanwhile: what failed by a passing fault was not the
@@ -145,8 +149,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// All outcomes.
-    pub const ALL: [Self; 5] =
-        [Self::DeadLettered, Self::Delayed, Self::Returned, Self::Deleted, Self::Gone];
+    pub const ALL: [Self; 5] = [
+        Self::DeadLettered,
+        Self::Delayed,
+        Self::Returned,
+        Self::Deleted,
+        Self::Gone,
+    ];
 
     /// The name used in metrics and logs.
     #[must_use]
@@ -239,7 +248,10 @@ pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Lim
                 continue;
             }
         };
-        match dead.iter_mut().find(|(c, v, _)| *c == cause && v.row.code == verdict.row.code) {
+        match dead
+            .iter_mut()
+            .find(|(c, v, _)| *c == cause && v.row.code == verdict.row.code)
+        {
             Some((_, _, names)) => names.push(group.clone()),
             None => dead.push((cause, verdict, vec![group.clone()])),
         }
@@ -253,7 +265,11 @@ pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Lim
         .map(|(cause, verdict, names)| Successor {
             to: Destination::Dead(cause),
             groups: travelling(names),
-            attempt: if cause == Cause::Exhausted { failed_again } else { attempt },
+            attempt: if cause == Cause::Exhausted {
+                failed_again
+            } else {
+                attempt
+            },
             verdict: Some(verdict.clone()),
             info: verdict.info.clone(),
         })
@@ -261,11 +277,21 @@ pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Lim
     if !delayed.is_empty() {
         let verdict = counted.or(uncounted);
         successors.push(Successor {
-            to: Destination::Tier(if counted.is_some() { tier(failed_again, limits) } else { 0 }),
+            to: Destination::Tier(if counted.is_some() {
+                tier(failed_again, limits)
+            } else {
+                0
+            }),
             groups: travelling(delayed),
-            attempt: if counted.is_some() { failed_again } else { attempt },
+            attempt: if counted.is_some() {
+                failed_again
+            } else {
+                attempt
+            },
             verdict: verdict.cloned(),
-            info: verdict.map(|verdict| verdict.info.clone()).unwrap_or_default(),
+            info: verdict
+                .map(|verdict| verdict.info.clone())
+                .unwrap_or_default(),
         });
     }
     Decision::Ack(successors)
@@ -287,14 +313,23 @@ mod tests {
     use super::super::reply::Reply;
     use super::*;
 
-    const LIMITS: Limits = Limits { attempts_max: 3, tiers: 2 };
+    const LIMITS: Limits = Limits {
+        attempts_max: 3,
+        tiers: 2,
+    };
 
     fn verdict(code: i64) -> Verdict {
-        CodeTable::new(&BTreeMap::new()).classify(Reply::Answer { code, info: "text".into() })
+        CodeTable::new(&BTreeMap::new()).classify(Reply::Answer {
+            code,
+            info: "text".into(),
+        })
     }
 
     fn attempt(failures: u32) -> Attempt {
-        Attempt { failures, first_seen_ms: 7 }
+        Attempt {
+            failures,
+            first_seen_ms: 7,
+        }
     }
 
     /// One word per name: `d`eleted, `g`one, `r`ejected, `R`ejected by another code, `f`ailed, `t`hrottled, `i`nterrupted.
@@ -334,14 +369,21 @@ mod tests {
                             Destination::Tier(index) => format!("tier{index}"),
                             Destination::Dead(cause) => cause.label().to_owned(),
                         };
-                        let names = successor.groups.as_ref().map_or("*".to_owned(), |n| n.join(""));
+                        let names = successor
+                            .groups
+                            .as_ref()
+                            .map_or("*".to_owned(), |n| n.join(""));
                         format!("{to}({names})#{}", successor.attempt.failures)
                     })
                     .collect();
                 parts.join(" ")
             }
         };
-        assert_eq!(format!("{text} = {outcome}"), expect, "{words} after {failures}");
+        assert_eq!(
+            format!("{text} = {outcome}"),
+            expect,
+            "{words} after {failures}"
+        );
     }
 
     #[test]
@@ -376,7 +418,10 @@ mod tests {
 
     #[test]
     fn an_unreachable_api_excuses_what_failed_by_it() {
-        assert_eq!(NameEnd::Failed(verdict(50004)).excused(), NameEnd::Interrupted);
+        assert_eq!(
+            NameEnd::Failed(verdict(50004)).excused(),
+            NameEnd::Interrupted
+        );
         let unknown = NameEnd::Failed(verdict(60002));
         assert_eq!(unknown.clone().excused(), unknown);
         assert_eq!(NameEnd::Deleted.excused(), NameEnd::Deleted);
@@ -384,8 +429,14 @@ mod tests {
 
     #[test]
     fn the_probe_decides_whose_fault_it_is() {
-        assert_eq!(NameEnd::after_probe(verdict(70009), true), NameEnd::Failed(verdict(70009)));
-        assert_eq!(NameEnd::after_probe(verdict(70009), false), NameEnd::Interrupted);
+        assert_eq!(
+            NameEnd::after_probe(verdict(70009), true),
+            NameEnd::Failed(verdict(70009))
+        );
+        assert_eq!(
+            NameEnd::after_probe(verdict(70009), false),
+            NameEnd::Interrupted
+        );
     }
 
     proptest! {

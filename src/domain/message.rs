@@ -3,8 +3,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str;
 
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -29,7 +29,9 @@ pub struct DeleteGroups {
 /// Ids stay out of debug output as they stay out of logs.
 impl fmt::Debug for DeleteGroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeleteGroups").field("groups", &self.groups.len()).finish_non_exhaustive()
+        f.debug_struct("DeleteGroups")
+            .field("groups", &self.groups.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,10 +118,14 @@ pub fn decode(body: &[u8]) -> Result<DeleteGroups, Malformed> {
     let fields = fields(body)?;
     let user = known(&fields, USER_KEY)?;
     let groups = known(&fields, GROUPS_KEY)?;
-    let user: String = serde_json::from_str(user)
-        .map_err(|_| Malformed::WrongType { key: USER_KEY, expected: "a string" })?;
-    let groups: Vec<String> = serde_json::from_str(groups)
-        .map_err(|_| Malformed::WrongType { key: GROUPS_KEY, expected: "a list of strings" })?;
+    let user: String = serde_json::from_str(user).map_err(|_| Malformed::WrongType {
+        key: USER_KEY,
+        expected: "a string",
+    })?;
+    let groups: Vec<String> = serde_json::from_str(groups).map_err(|_| Malformed::WrongType {
+        key: GROUPS_KEY,
+        expected: "a list of strings",
+    })?;
     if user.is_empty() {
         return Err(Malformed::EmptyUser);
     }
@@ -133,10 +139,19 @@ pub fn decode(body: &[u8]) -> Result<DeleteGroups, Malformed> {
         return Err(Malformed::EmptyGroup);
     }
     let mut seen = HashSet::new();
-    let repeated: Vec<bool> = groups.iter().map(|group| !seen.insert(group.clone())).collect();
-    let groups =
-        groups.into_iter().zip(repeated).filter(|(_, repeated)| !repeated).map(|(group, _)| group);
-    Ok(DeleteGroups { user, groups: groups.collect() })
+    let repeated: Vec<bool> = groups
+        .iter()
+        .map(|group| !seen.insert(group.clone()))
+        .collect();
+    let groups = groups
+        .into_iter()
+        .zip(repeated)
+        .filter(|(_, repeated)| !repeated)
+        .map(|(group, _)| group);
+    Ok(DeleteGroups {
+        user,
+        groups: groups.collect(),
+    })
 }
 
 /// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field.
@@ -144,12 +159,18 @@ pub fn decode(body: &[u8]) -> Result<DeleteGroups, Malformed> {
 /// `body` has been [`decode`]d before; one that can't be read is returned as it is.
 #[must_use]
 pub fn with_groups(body: &[u8], left: &[String]) -> Vec<u8> {
-    let Ok(fields) = fields(body) else { return body.to_vec() };
+    let Ok(fields) = fields(body) else {
+        return body.to_vec();
+    };
     let left = serde_json::to_string(left).expect("strings always serialize");
     let parts: Vec<String> = fields
         .iter()
         .map(|(key, value)| {
-            let value = if key == GROUPS_KEY { &left } else { value.get() };
+            let value = if key == GROUPS_KEY {
+                &left
+            } else {
+                value.get()
+            };
             format!("{}:{value}", serde_json::Value::from(key.as_str()))
         })
         .collect();
@@ -165,11 +186,17 @@ fn fields(body: &[u8]) -> Result<Vec<(String, Box<RawValue>)>, Malformed> {
     if depth(text) > DEPTH_MAX {
         return Err(Malformed::TooDeep);
     }
-    let is_object = text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{');
-    let not_json =
-        |err: serde_json::Error| Malformed::NotJson { line: err.line(), column: err.column() };
+    let is_object = text
+        .trim_start_matches([' ', '\t', '\n', '\r'])
+        .starts_with('{');
+    let not_json = |err: serde_json::Error| Malformed::NotJson {
+        line: err.line(),
+        column: err.column(),
+    };
     if is_object {
-        serde_json::from_str::<Fields>(text).map(|fields| fields.0).map_err(not_json)
+        serde_json::from_str::<Fields>(text)
+            .map(|fields| fields.0)
+            .map_err(not_json)
     } else {
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(not_json)?;
         Err(Malformed::NotAnObject)
@@ -180,7 +207,10 @@ fn known<'a>(
     fields: &'a [(String, Box<RawValue>)],
     key: &'static str,
 ) -> Result<&'a str, Malformed> {
-    let mut values = fields.iter().filter(|(name, _)| name == key).map(|(_, value)| value.get());
+    let mut values = fields
+        .iter()
+        .filter(|(name, _)| name == key)
+        .map(|(_, value)| value.get());
     match (values.next(), values.next()) {
         (None, _) => Err(Malformed::Missing(key)),
         (Some(value), None) => Ok(value),
@@ -249,16 +279,30 @@ mod tests {
             let groups: Vec<&str> = event.groups().iter().map(String::as_str).collect();
             (event.user(), groups)
         });
-        let expect = expect.as_ref().map(|(user, groups)| (*user, groups.to_vec()));
+        let expect = expect
+            .as_ref()
+            .map(|(user, groups)| (*user, groups.to_vec()));
         assert_eq!(decoded, expect);
     }
 
     #[test]
     fn good_events_decode() {
-        check(r#"{"From_Account":"user15","GroupName":["a","b"]}"#, Ok(("user15", &["a", "b"])));
-        check(r#" {"GroupName":["a"],"x":{"y":[1e999]},"From_Account":"u"} "#, Ok(("u", &["a"])));
-        check(r#"{"From_Account":"u","GroupName":["b","a","b","a"]}"#, Ok(("u", &["b", "a"])));
-        check(r#"{"From_Account":" ","GroupName":["\u0000","\ud83d\ude00"]}"#, Ok((" ", &["\0", "😀"])));
+        check(
+            r#"{"From_Account":"user15","GroupName":["a","b"]}"#,
+            Ok(("user15", &["a", "b"])),
+        );
+        check(
+            r#" {"GroupName":["a"],"x":{"y":[1e999]},"From_Account":"u"} "#,
+            Ok(("u", &["a"])),
+        );
+        check(
+            r#"{"From_Account":"u","GroupName":["b","a","b","a"]}"#,
+            Ok(("u", &["b", "a"])),
+        );
+        check(
+            r#"{"From_Account":" ","GroupName":["\u0000","\ud83d\ude00"]}"#,
+            Ok((" ", &["\0", "😀"])),
+        );
     }
 
     #[test]
@@ -267,16 +311,49 @@ mod tests {
         check("", Err(Malformed::NotJson { line: 1, column: 0 }));
         check("null", Err(Malformed::NotAnObject));
         check(r#"["u",["a"]]"#, Err(Malformed::NotAnObject));
-        check(r#"{"From_Account":"u","GroupName":["a"]} x"#, Err(Malformed::NotJson { line: 1, column: 40 }));
-        check(r#"{"GroupName":["a"]}"#, Err(Malformed::Missing("From_Account")));
-        check(r#"{"From_Account":"u"}"#, Err(Malformed::Missing("GroupName")));
-        check(r#"{"From_Account":7,"GroupName":["a"]}"#, wrong("From_Account", "a string"));
-        check(r#"{"From_Account":null,"GroupName":["a"]}"#, wrong("From_Account", "a string"));
-        check(r#"{"From_Account":"u","GroupName":"a"}"#, wrong("GroupName", "a list of strings"));
-        check(r#"{"From_Account":"u","GroupName":[1]}"#, wrong("GroupName", "a list of strings"));
-        check(r#"{"From_Account":"","GroupName":["a"]}"#, Err(Malformed::EmptyUser));
-        check(r#"{"From_Account":"u","GroupName":[]}"#, Err(Malformed::NoGroups));
-        check(r#"{"From_Account":"u","GroupName":["a",""]}"#, Err(Malformed::EmptyGroup));
+        check(
+            r#"{"From_Account":"u","GroupName":["a"]} x"#,
+            Err(Malformed::NotJson {
+                line: 1,
+                column: 40,
+            }),
+        );
+        check(
+            r#"{"GroupName":["a"]}"#,
+            Err(Malformed::Missing("From_Account")),
+        );
+        check(
+            r#"{"From_Account":"u"}"#,
+            Err(Malformed::Missing("GroupName")),
+        );
+        check(
+            r#"{"From_Account":7,"GroupName":["a"]}"#,
+            wrong("From_Account", "a string"),
+        );
+        check(
+            r#"{"From_Account":null,"GroupName":["a"]}"#,
+            wrong("From_Account", "a string"),
+        );
+        check(
+            r#"{"From_Account":"u","GroupName":"a"}"#,
+            wrong("GroupName", "a list of strings"),
+        );
+        check(
+            r#"{"From_Account":"u","GroupName":[1]}"#,
+            wrong("GroupName", "a list of strings"),
+        );
+        check(
+            r#"{"From_Account":"","GroupName":["a"]}"#,
+            Err(Malformed::EmptyUser),
+        );
+        check(
+            r#"{"From_Account":"u","GroupName":[]}"#,
+            Err(Malformed::NoGroups),
+        );
+        check(
+            r#"{"From_Account":"u","GroupName":["a",""]}"#,
+            Err(Malformed::EmptyGroup),
+        );
         check(
             r#"{"From_Account":"u","From_Account":"u","GroupName":["a"]}"#,
             Err(Malformed::Duplicate("From_Account")),
@@ -297,7 +374,10 @@ mod tests {
         );
         check(&deep, Err(Malformed::TooDeep));
         check(&"[".repeat(60_000), Err(Malformed::TooDeep));
-        check(&"x".repeat(BODY_BYTES_MAX + 1), Err(Malformed::TooLong(BODY_BYTES_MAX + 1)));
+        check(
+            &"x".repeat(BODY_BYTES_MAX + 1),
+            Err(Malformed::TooLong(BODY_BYTES_MAX + 1)),
+        );
         assert_eq!(decode(b"{\"a\":\"\xff\"}"), Err(Malformed::NotUtf8(6)));
     }
 

@@ -73,14 +73,27 @@ mod tests {
     fn each_class_has_its_steps() {
         use Class::*;
         let fresh = Tries::default();
-        let tired = Tries { quick: 2, throttled: THROTTLED_MAX, repeated: true, resigned: true };
+        let tired = Tries {
+            quick: 2,
+            throttled: THROTTLED_MAX,
+            repeated: true,
+            resigned: true,
+        };
         for (class, reset, tries, step) in [
             (Deleted, false, fresh, Step::End),
             (Gone, false, fresh, Step::End),
             (Rejected, false, fresh, Step::End),
             (Transient, false, fresh, Step::Retry),
             (Transient, true, fresh, Step::Repeat),
-            (Transient, true, Tries { repeated: true, ..fresh }, Step::Retry),
+            (
+                Transient,
+                true,
+                Tries {
+                    repeated: true,
+                    ..fresh
+                },
+                Step::Retry,
+            ),
             (Transient, false, Tries { quick: 1, ..fresh }, Step::Retry),
             (Transient, false, tired, Step::End),
             (Transient, true, tired, Step::End),

@@ -62,40 +62,60 @@ impl Topology {
     pub fn new(exchange: &str, queue: &str, delays: &[Duration]) -> Self {
         let dead = format!("{queue}.dead");
         let mut main = quorum(queue);
-        main.arguments.push(("x-single-active-consumer", Argument::Bool(true)));
+        main.arguments
+            .push(("x-single-active-consumer", Argument::Bool(true)));
         dead_letters_to(&mut main, &dead);
-        main.arguments.push(("x-delivery-limit", Argument::Number(MAIN_DELIVERY_LIMIT)));
+        main.arguments
+            .push(("x-delivery-limit", Argument::Number(MAIN_DELIVERY_LIMIT)));
         let tiers = delays
             .iter()
             .map(|&delay| {
                 let mut tier = quorum(&format!("{queue}.retry.{}", delay_label(delay)));
                 let ttl_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
-                tier.arguments.push(("x-message-ttl", Argument::Number(ttl_ms)));
+                tier.arguments
+                    .push(("x-message-ttl", Argument::Number(ttl_ms)));
                 dead_letters_to(&mut tier, queue);
                 Tier { delay, queue: tier }
             })
             .collect();
         let mut dead = quorum(&dead);
-        dead.arguments.push(("x-delivery-limit", Argument::Number(DEAD_DELIVERY_LIMIT)));
-        Self { exchange: exchange.to_owned(), main, tiers, dead }
+        dead.arguments
+            .push(("x-delivery-limit", Argument::Number(DEAD_DELIVERY_LIMIT)));
+        Self {
+            exchange: exchange.to_owned(),
+            main,
+            tiers,
+            dead,
+        }
     }
 
     /// All queues; those that others dead-letter into come before the ones that do, so that none is ever without its target.
     pub fn queues(&self) -> impl Iterator<Item = &Queue> {
-        [&self.dead, &self.main].into_iter().chain(self.tiers.iter().map(|tier| &tier.queue))
+        [&self.dead, &self.main]
+            .into_iter()
+            .chain(self.tiers.iter().map(|tier| &tier.queue))
     }
 }
 
 fn quorum(name: &str) -> Queue {
     let kind = Argument::Text("quorum".to_owned());
-    Queue { name: name.to_owned(), arguments: vec![("x-queue-type", kind)] }
+    Queue {
+        name: name.to_owned(),
+        arguments: vec![("x-queue-type", kind)],
+    }
 }
 
 fn dead_letters_to(queue: &mut Queue, target: &str) {
     queue.arguments.extend([
         ("x-dead-letter-exchange", Argument::Text(String::new())),
-        ("x-dead-letter-routing-key", Argument::Text(target.to_owned())),
-        ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
+        (
+            "x-dead-letter-routing-key",
+            Argument::Text(target.to_owned()),
+        ),
+        (
+            "x-dead-letter-strategy",
+            Argument::Text("at-least-once".to_owned()),
+        ),
         ("x-overflow", Argument::Text("reject-publish".to_owned())),
     ]);
 }
@@ -104,7 +124,12 @@ fn dead_letters_to(queue: &mut Queue, target: &str) {
 #[must_use]
 pub fn delay_label(delay: Duration) -> String {
     let ms = delay.as_millis();
-    for (unit_ms, unit) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")] {
+    for (unit_ms, unit) in [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+    ] {
         if ms >= unit_ms && ms % unit_ms == 0 {
             return format!("{}{unit}", ms / unit_ms);
         }
@@ -175,13 +200,19 @@ mod tests {
               x-dead-letter-routing-key = "convgroup.delete"
               x-dead-letter-strategy = "at-least-once"
               x-overflow = "reject-publish"
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 
     #[test]
     fn delays_are_named_by_their_largest_unit() {
-        let labels = [500, 1000, 10_000, 60_000, 90_000, 600_000, 3_600_000, 86_400_000]
-            .map(|ms| delay_label(Duration::from_millis(ms)));
-        assert_eq!(labels, ["500ms", "1s", "10s", "1m", "90s", "10m", "1h", "1d"]);
+        let labels = [
+            500, 1000, 10_000, 60_000, 90_000, 600_000, 3_600_000, 86_400_000,
+        ]
+        .map(|ms| delay_label(Duration::from_millis(ms)));
+        assert_eq!(
+            labels,
+            ["500ms", "1s", "10s", "1m", "90s", "10m", "1h", "1d"]
+        );
     }
 }

@@ -59,8 +59,16 @@ impl Spacing {
     #[must_use]
     pub fn next(&self, now: Instant) -> Instant {
         let full = self.released.len() >= self.limit as usize;
-        let room = self.released.front().filter(|_| full).map(|&oldest| oldest + WINDOW);
-        [self.due, self.not_before, room].into_iter().flatten().max().unwrap_or(now)
+        let room = self
+            .released
+            .front()
+            .filter(|_| full)
+            .map(|&oldest| oldest + WINDOW);
+        [self.due, self.not_before, room]
+            .into_iter()
+            .flatten()
+            .max()
+            .unwrap_or(now)
     }
 
     /// Records that a call leaves now.
@@ -82,7 +90,9 @@ impl Spacing {
 
     /// Halves the pace, once per burst of throttled answers. Says whether it did.
     pub fn cut(&mut self, now: Instant) -> bool {
-        if self.changed.is_some_and(|changed| now < changed + CUT_INTERVAL && self.pace < f64::from(self.limit)) {
+        if self.changed.is_some_and(|changed| {
+            now < changed + CUT_INTERVAL && self.pace < f64::from(self.limit)
+        }) {
             return false;
         }
         let floor = (f64::from(self.limit) * FLOOR_SHARE).max(1.0);
@@ -93,7 +103,11 @@ impl Spacing {
 
     fn climb(&mut self, now: Instant) {
         let limit = f64::from(self.limit);
-        if self.pace < limit && self.changed.is_some_and(|changed| now >= changed + CLIMB_INTERVAL) {
+        if self.pace < limit
+            && self
+                .changed
+                .is_some_and(|changed| now >= changed + CLIMB_INTERVAL)
+        {
             self.pace = (self.pace + limit * CLIMB_SHARE).min(limit);
             self.changed = Some(now);
         }
@@ -112,7 +126,10 @@ impl Limiter {
     #[must_use]
     pub fn new(limit: u32, metrics: Arc<Metrics>) -> Self {
         metrics.rate_limit_calls_per_second.set(f64::from(limit));
-        Self { spacing: Mutex::new(Spacing::new(limit)), metrics }
+        Self {
+            spacing: Mutex::new(Spacing::new(limit)),
+            metrics,
+        }
     }
 
     /// Waits until a call may leave and takes its slot, unless `may_go` says no at the last moment: then nothing is taken and
@@ -176,7 +193,12 @@ mod tests {
     }
 
     fn worst_second(left: &[Instant]) -> usize {
-        let within = |from: usize| left[from..].iter().take_while(|&&at| at < left[from] + Duration::from_secs(1)).count();
+        let within = |from: usize| {
+            left[from..]
+                .iter()
+                .take_while(|&&at| at < left[from] + Duration::from_secs(1))
+                .count()
+        };
         (0..left.len()).map(within).max().unwrap_or(0)
     }
 
@@ -191,7 +213,12 @@ mod tests {
     fn calls_are_spread_over_the_second() {
         let left = run(200, 3, |_| Duration::from_micros(500));
         let most = (0..left.len())
-            .map(|i| left[i..].iter().take_while(|&&at| at < left[i] + Duration::from_millis(100)).count())
+            .map(|i| {
+                left[i..]
+                    .iter()
+                    .take_while(|&&at| at < left[i] + Duration::from_millis(100))
+                    .count()
+            })
             .max();
         assert!(most <= Some(23), "a tenth of a second saw {most:?} calls");
     }

@@ -55,7 +55,11 @@ pub struct Reason {
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let row = &self.verdict.row;
-        let what = if self.label == "account" { "the account is at fault" } else { "the API can't be reached" };
+        let what = if self.label == "account" {
+            "the account is at fault"
+        } else {
+            "the API can't be reached"
+        };
         write!(f, "{what}: {} ({}). {}", row.label, row.meaning, row.advice)
     }
 }
@@ -141,7 +145,9 @@ impl Suspension {
     /// Completes when calls are turned back.
     pub async fn closed(&self) {
         let mut gate = self.gate.subscribe();
-        let closed = gate.wait_for(|gate| matches!(gate, Gate::Suspended | Gate::Draining)).await;
+        let closed = gate
+            .wait_for(|gate| matches!(gate, Gate::Suspended | Gate::Draining))
+            .await;
         closed.map(drop).unwrap_or_default();
     }
 
@@ -158,9 +164,16 @@ impl Suspension {
 
     /// Takes in the class of a finished call; a window of mostly transient ones suspends.
     pub fn observe(&self, verdict: &Verdict) {
-        let tripped = self.window.lock().expect("no panic while held").observe(verdict.class());
+        let tripped = self
+            .window
+            .lock()
+            .expect("no panic while held")
+            .observe(verdict.class());
         if tripped {
-            self.suspend(Reason { label: "unreachable", verdict: verdict.clone() });
+            self.suspend(Reason {
+                label: "unreachable",
+                verdict: verdict.clone(),
+            });
         }
     }
 
@@ -174,19 +187,27 @@ impl Suspension {
         if checked.is_some_and(|at| at.elapsed() < PROBE_FRESH) {
             return true;
         }
-        self.gate.send_if_modified(|gate| replace(gate, Gate::Open, Gate::Probing));
+        self.gate
+            .send_if_modified(|gate| replace(gate, Gate::Open, Gate::Probing));
         match self.probe().await {
             Health::Healthy => {
                 *checked = Some(Instant::now());
-                self.gate.send_if_modified(|gate| replace(gate, Gate::Probing, Gate::Open));
+                self.gate
+                    .send_if_modified(|gate| replace(gate, Gate::Probing, Gate::Open));
                 true
             }
             Health::Faulty(verdict) => {
-                self.suspend(Reason { label: "account", verdict });
+                self.suspend(Reason {
+                    label: "account",
+                    verdict,
+                });
                 false
             }
             Health::Unreachable(verdict) => {
-                self.suspend(Reason { label: "unreachable", verdict });
+                self.suspend(Reason {
+                    label: "unreachable",
+                    verdict,
+                });
                 false
             }
         }
@@ -198,7 +219,9 @@ impl Suspension {
         let mut pauses = Intervals::probe(self.settings.probe_min, self.settings.probe_max);
         let started = Instant::now();
         loop {
-            let Some(reason) = self.reason.lock().expect("no panic while held").clone() else { break };
+            let Some(reason) = self.reason.lock().expect("no panic while held").clone() else {
+                break;
+            };
             let mut pause = pauses.next_pause();
             if reason.verdict.row.label == AUTH_THROTTLED {
                 pause = pause.max(AUTH_THROTTLED_PAUSE);
@@ -218,8 +241,12 @@ impl Suspension {
         }
         *self.reason.lock().expect("no panic while held") = None;
         self.window.lock().expect("no panic while held").clear();
-        tracing::info!(suspended_s = started.elapsed().as_secs(), "the probe is healthy: consuming goes on");
-        self.gate.send_if_modified(|gate| replace(gate, Gate::Suspended, Gate::Open));
+        tracing::info!(
+            suspended_s = started.elapsed().as_secs(),
+            "the probe is healthy: consuming goes on"
+        );
+        self.gate
+            .send_if_modified(|gate| replace(gate, Gate::Suspended, Gate::Open));
     }
 
     async fn probe(&self) -> Health {
@@ -227,7 +254,10 @@ impl Suspension {
             self.limiter.turn(|| true).await;
         };
         let health = probe(&self.client, &self.codes, turn).await;
-        self.metrics.probes_total.with_label_values(&[health.label()]).inc();
+        self.metrics
+            .probes_total
+            .with_label_values(&[health.label()])
+            .inc();
         if let Health::Unreachable(verdict) = &health
             && verdict.class() == Class::Throttled
         {
@@ -239,10 +269,14 @@ impl Suspension {
     fn suspend(&self, reason: Reason) {
         let mut slot = self.reason.lock().expect("no panic while held");
         let closed = self.gate.send_if_modified(|gate| {
-            replace(gate, Gate::Open, Gate::Suspended) || replace(gate, Gate::Probing, Gate::Suspended)
+            replace(gate, Gate::Open, Gate::Suspended)
+                || replace(gate, Gate::Probing, Gate::Suspended)
         });
         if closed {
-            self.metrics.suspensions_total.with_label_values(&[reason.label]).inc();
+            self.metrics
+                .suspensions_total
+                .with_label_values(&[reason.label])
+                .inc();
             tracing::warn!(
                 reason = %reason,
                 "suspended: no message is called for or dead-lettered until the probe is healthy; it is repeated until then"

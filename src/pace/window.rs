@@ -16,7 +16,12 @@ impl Window {
     /// Trips when the last `size` calls are known and at least `ratio` of them were transient.
     #[must_use]
     pub fn new(size: usize, ratio: f64) -> Self {
-        Self { size, ratio, transient: VecDeque::with_capacity(size), count: 0 }
+        Self {
+            size,
+            ratio,
+            transient: VecDeque::with_capacity(size),
+            count: 0,
+        }
     }
 
     /// Takes in a call; says whether the window is mostly transient now.
@@ -46,7 +51,13 @@ mod tests {
         let mut window = Window::new(5, 0.8);
         let last = calls
             .chars()
-            .map(|call| window.observe(if call == 't' { Class::Transient } else { Class::Deleted }))
+            .map(|call| {
+                window.observe(if call == 't' {
+                    Class::Transient
+                } else {
+                    Class::Deleted
+                })
+            })
             .last();
         assert_eq!(last, Some(trips), "{calls}");
     }

@@ -61,14 +61,23 @@ impl Worker {
     pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
         self.received(&delivery.message);
         let event = decode(&delivery.message.body);
-        let judged = Judged { event, ends: Vec::new(), decision: Decision::HandBack };
+        let judged = Judged {
+            event,
+            ends: Vec::new(),
+            decision: Decision::HandBack,
+        };
         self.finish(delivery, judged, session).await;
     }
 
     fn received(&self, message: &Message) {
         let redelivered = if message.redelivered { "true" } else { "false" };
-        self.metrics.messages_received_total.with_label_values(&[redelivered]).inc();
-        self.metrics.last_delivery_timestamp_seconds.set(unix_seconds());
+        self.metrics
+            .messages_received_total
+            .with_label_values(&[redelivered])
+            .inc();
+        self.metrics
+            .last_delivery_timestamp_seconds
+            .set(unix_seconds());
         self.metrics.in_flight.inc();
     }
 
@@ -78,19 +87,32 @@ impl Worker {
             Ok(event) => event,
             Err(malformed) => {
                 let decision = decide_malformed(&malformed, attempt);
-                return Judged { event: Err(malformed), ends: Vec::new(), decision };
+                return Judged {
+                    event: Err(malformed),
+                    ends: Vec::new(),
+                    decision,
+                };
             }
         };
         // A panic is this program's fault, but the message must not be stuck with it: it counts as a failure, so that it ends
         // in the dead letters after a bounded number of tries, and its neighbours are unharmed.
-        let names = AssertUnwindSafe(self.delete_all(&event, life)).catch_unwind().await;
+        let names = AssertUnwindSafe(self.delete_all(&event, life))
+            .catch_unwind()
+            .await;
         let ends = names.unwrap_or_else(|_| {
             self.metrics.panics_total.inc();
             vec![NameEnd::Failed(self.codes.panic()); event.groups().len()]
         });
-        let limits = Limits { attempts_max: self.retry.max_attempts, tiers: self.topology.tiers.len() };
+        let limits = Limits {
+            attempts_max: self.retry.max_attempts,
+            tiers: self.topology.tiers.len(),
+        };
         let decision = decide(event.groups(), &ends, attempt, limits);
-        Judged { event: Ok(event), ends, decision }
+        Judged {
+            event: Ok(event),
+            ends,
+            decision,
+        }
     }
 
     /// Deletes the names one after the other. The first that is interrupted ends the row.
@@ -112,7 +134,15 @@ impl Worker {
     async fn finish(&self, delivery: Delivery, judged: Judged, session: &Session) {
         let message = delivery.message.clone();
         let settled = if session.life().is_on() {
-            settle(delivery, &judged.decision, &self.topology, &session.publisher, unix_ms()).await.map(|()| true)
+            settle(
+                delivery,
+                &judged.decision,
+                &self.topology,
+                &session.publisher,
+                unix_ms(),
+            )
+            .await
+            .map(|()| true)
         } else {
             Ok(false)
         };
@@ -124,7 +154,10 @@ impl Worker {
                 "the session with the broker ended under this message: it comes back by itself"
             ),
             Err(err) => {
-                self.metrics.settle_failures_total.with_label_values(&[err.op]).inc();
+                self.metrics
+                    .settle_failures_total
+                    .with_label_values(&[err.op])
+                    .inc();
                 tracing::warn!(
                     message.id = message.id(),
                     op = err.op,
@@ -138,6 +171,8 @@ impl Worker {
 
 /// Now, as headers write it: unix milliseconds.
 fn unix_ms() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
 }

@@ -50,13 +50,18 @@ impl Worker {
     fn judged(&self, call: Call) -> Verdict {
         let verdict = self.codes.classify(call.reply);
         let class = verdict.class();
-        self.metrics.api_requests_total.with_label_values(&[&*verdict.row.label, class.label()]).inc();
+        self.metrics
+            .api_requests_total
+            .with_label_values(&[&*verdict.row.label, class.label()])
+            .inc();
         self.metrics
             .api_request_duration_seconds
             .with_label_values(&[class.label()])
             .observe(call.took.as_secs_f64());
         if matches!(class, Class::Deleted | Class::Gone) {
-            self.metrics.last_success_timestamp_seconds.set(unix_seconds());
+            self.metrics
+                .last_success_timestamp_seconds
+                .set(unix_seconds());
         }
         self.suspension.observe(&verdict);
         verdict

@@ -15,20 +15,36 @@ impl Worker {
 
     fn count(&self, judged: &Judged, outcome: Outcome, age_ms: i64) {
         let metrics = &self.metrics;
-        metrics.messages_settled_total.with_label_values(&[outcome.label()]).inc();
-        metrics.message_age_seconds.with_label_values(&[outcome.label()]).observe(age_ms as f64 / 1000.0);
-        let Decision::Ack(successors) = &judged.decision else { return };
+        metrics
+            .messages_settled_total
+            .with_label_values(&[outcome.label()])
+            .inc();
+        metrics
+            .message_age_seconds
+            .with_label_values(&[outcome.label()])
+            .observe(age_ms as f64 / 1000.0);
+        let Decision::Ack(successors) = &judged.decision else {
+            return;
+        };
         let names = |outcome: Outcome, count: usize| {
-            metrics.groups_total.with_label_values(&[outcome.label()]).inc_by(count as u64);
+            metrics
+                .groups_total
+                .with_label_values(&[outcome.label()])
+                .inc_by(count as u64);
         };
         let ended = |wanted: &NameEnd| judged.ends.iter().filter(|end| *end == wanted).count();
         names(Outcome::Deleted, ended(&NameEnd::Deleted));
         names(Outcome::Gone, ended(&NameEnd::Gone));
         for successor in successors {
             if let Destination::Dead(cause) = successor.to {
-                let class =
-                    successor.verdict.as_ref().map_or("malformed", |v| reported_class(v.class()).label());
-                metrics.dead_letters_total.with_label_values(&[cause.label(), class]).inc();
+                let class = successor
+                    .verdict
+                    .as_ref()
+                    .map_or("malformed", |v| reported_class(v.class()).label());
+                metrics
+                    .dead_letters_total
+                    .with_label_values(&[cause.label(), class])
+                    .inc();
                 names(Outcome::DeadLettered, names_in(successor, judged));
             }
         }
@@ -44,7 +60,12 @@ impl Worker {
         let (user, groups, count, malformed) = match &judged.event {
             Ok(event) => {
                 let groups = self.ids.show_all(event.groups());
-                (self.ids.show(event.user()), groups, event.groups().len(), String::new())
+                (
+                    self.ids.show(event.user()),
+                    groups,
+                    event.groups().len(),
+                    String::new(),
+                )
             }
             Err(malformed) => (String::new(), String::new(), 0, malformed.to_string()),
         };
@@ -86,7 +107,9 @@ fn names_in(successor: &Successor, judged: &Judged) -> usize {
 /// The verdict that a log line tells: the first successor's.
 fn verdict(judged: &Judged) -> Option<&Verdict> {
     match &judged.decision {
-        Decision::Ack(successors) => successors.iter().find_map(|successor| successor.verdict.as_ref()),
+        Decision::Ack(successors) => successors
+            .iter()
+            .find_map(|successor| successor.verdict.as_ref()),
         Decision::HandBack => None,
     }
 }

@@ -131,6 +131,12 @@ impl DaemonConfig {
         )
     }
 
+    /// Gives the settings to a command that the caller starts itself; its own environment stays.
+    pub fn apply(&self, mut command: Command) -> Command {
+        command.envs(&self.env);
+        command
+    }
+
     /// Starts the program; it may not be listening yet, see [`Daemon::ready`].
     pub fn spawn(&self) -> Daemon {
         let program = self.program.clone().or_else(built_program);
@@ -280,6 +286,12 @@ impl Daemon {
             .code()
             .or_else(|| status.signal().map(|signal| -signal))
             .expect("an ended process has either")
+    }
+
+    /// Waits for a program that ends by itself; its exit code and all it wrote.
+    pub async fn finished(mut self, patience: Duration) -> (i32, String) {
+        let code = self.wait_exit(patience).await;
+        (code, self.output())
     }
 
     /// All whole lines written to stdout and stderr so far, as they came.

@@ -22,10 +22,20 @@ async fn answered_with(world: &World, codes: &[(String, i64)]) {
     let groups: Vec<&str> = codes.iter().map(|(label, _)| label.as_str()).collect();
     world.user("user15", &groups);
     for (label, code) in codes {
-        world.sandbox.add_fault(Rule::new(Fault::code(*code)).group(label).probes(Probes::Excluded));
+        world.sandbox.add_fault(
+            Rule::new(Fault::code(*code))
+                .group(label)
+                .probes(Probes::Excluded),
+        );
     }
-    let bodies: Vec<String> = groups.iter().map(|group| event("user15", &[group])).collect();
-    world.broker.publish_many(world.config.exchange(), "delete", &bodies).await;
+    let bodies: Vec<String> = groups
+        .iter()
+        .map(|group| event("user15", &[group]))
+        .collect();
+    world
+        .broker
+        .publish_many(world.config.exchange(), "delete", &bodies)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,16 +53,35 @@ async fn rejected_codes_are_dead_lettered_at_once() {
     for (label, _) in &codes {
         let message = &dead[label];
         assert_eq!(message.text(), event("user15", &[label]));
-        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("rejected"), "{label}");
-        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("rejected"), "{label}");
-        assert_eq!(message.header_number("convgroup-attempt"), Some(0), "{label}");
+        assert_eq!(
+            message.header_text("convgroup-cause").as_deref(),
+            Some("rejected"),
+            "{label}"
+        );
+        assert_eq!(
+            message.header_text("convgroup-class").as_deref(),
+            Some("rejected"),
+            "{label}"
+        );
+        assert_eq!(
+            message.header_number("convgroup-attempt"),
+            Some(0),
+            "{label}"
+        );
         assert!(message.header_number("convgroup-first-seen").unwrap() > 1_600_000_000_000);
         assert!(message.header_number("convgroup-failed-at").unwrap() > 1_600_000_000_000);
         let requests = [("code", label.as_str()), ("class", "rejected")];
-        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 1.0, "{label}: one call each");
+        assert_eq!(
+            metrics.value("convgroup_api_requests_total", &requests),
+            1.0,
+            "{label}: one call each"
+        );
     }
     let kind = [("cause", "rejected"), ("class", "rejected")];
-    assert_eq!(metrics.value("convgroup_dead_letters_total", &kind), f64::from(count));
+    assert_eq!(
+        metrics.value("convgroup_dead_letters_total", &kind),
+        f64::from(count)
+    );
     world.nothing_is_left(&daemon).await;
 }
 
@@ -73,12 +102,35 @@ async fn transient_codes_are_delayed_and_then_exhausted() {
     for message in world.dead(codes.len()).await {
         let code = message.header_text("convgroup-code").unwrap();
         assert_eq!(message.text(), event("user15", &[&code]));
-        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("exhausted"), "{code}");
-        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("transient"), "{code}");
-        assert_eq!(message.header_number("convgroup-attempt"), Some(2), "{code}");
-        assert!(!message.header_names().iter().any(|name| name.starts_with("x-")), "{:?}", message.header_names());
+        assert_eq!(
+            message.header_text("convgroup-cause").as_deref(),
+            Some("exhausted"),
+            "{code}"
+        );
+        assert_eq!(
+            message.header_text("convgroup-class").as_deref(),
+            Some("transient"),
+            "{code}"
+        );
+        assert_eq!(
+            message.header_number("convgroup-attempt"),
+            Some(2),
+            "{code}"
+        );
+        assert!(
+            !message
+                .header_names()
+                .iter()
+                .any(|name| name.starts_with("x-")),
+            "{:?}",
+            message.header_names()
+        );
         let requests = [("code", code.as_str()), ("class", "transient")];
-        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 4.0, "{code}: two deliveries of two calls");
+        assert_eq!(
+            metrics.value("convgroup_api_requests_total", &requests),
+            4.0,
+            "{code}: two deliveries of two calls"
+        );
     }
     world.nothing_is_left(&daemon).await;
 }
@@ -111,13 +163,33 @@ async fn faults_without_a_code_are_delayed_and_then_exhausted() {
     let metrics = eventually_settled(&daemon, "dead_lettered", 8).await;
     for message in world.dead(8).await {
         let code = message.header_text("convgroup-code").unwrap();
-        assert!(message.text().contains(&format!("[\"{code}-")), "{code}: {}", message.text());
-        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("exhausted"));
-        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("transient"));
+        assert!(
+            message.text().contains(&format!("[\"{code}-")),
+            "{code}: {}",
+            message.text()
+        );
+        assert_eq!(
+            message.header_text("convgroup-cause").as_deref(),
+            Some("exhausted")
+        );
+        assert_eq!(
+            message.header_text("convgroup-class").as_deref(),
+            Some("transient")
+        );
     }
-    for (code, calls) in [("http_5xx", 1.0), ("http_4xx", 1.0), ("timeout", 1.0), ("bad_body", 2.0), ("reset", 6.0)] {
+    for (code, calls) in [
+        ("http_5xx", 1.0),
+        ("http_4xx", 1.0),
+        ("timeout", 1.0),
+        ("bad_body", 2.0),
+        ("reset", 6.0),
+    ] {
         let requests = [("code", code), ("class", "transient")];
-        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), calls, "{code}");
+        assert_eq!(
+            metrics.value("convgroup_api_requests_total", &requests),
+            calls,
+            "{code}"
+        );
     }
     world.nothing_is_left(&daemon).await;
 }
@@ -125,21 +197,30 @@ async fn faults_without_a_code_are_delayed_and_then_exhausted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn throttled_codes_slow_down_and_count_no_attempt() {
     let world = World::new().await.set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1);
-    let mut faults: Vec<(String, Fault)> =
-        codes_of(Class::Throttled).into_iter().map(|(label, code)| (label, Fault::code(code))).collect();
+    let mut faults: Vec<(String, Fault)> = codes_of(Class::Throttled)
+        .into_iter()
+        .map(|(label, code)| (label, Fault::code(code)))
+        .collect();
     faults.push(("http_4xx".to_owned(), Fault::HttpStatus(429)));
     let daemon = world.daemon().await;
     for (label, fault) in &faults {
         world.user("user15", &[label]);
-        world.sandbox.add_fault(Rule::new(fault.clone()).group(label).times(3));
+        world
+            .sandbox
+            .add_fault(Rule::new(fault.clone()).group(label).times(3));
         world.publish("user15", &[label]).await;
     }
-    let metrics = eventually_settled(&daemon, "deleted", u32::try_from(faults.len()).unwrap()).await;
+    let metrics =
+        eventually_settled(&daemon, "deleted", u32::try_from(faults.len()).unwrap()).await;
     assert!(metrics.value("convgroup_rate_limit_calls_per_second", &[]) < 200.0);
     assert_eq!(settled(&metrics, "dead_lettered"), 0.0);
     for (label, _) in &faults {
         let requests = [("code", label.as_str()), ("class", "throttled")];
-        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 3.0, "{label}");
+        assert_eq!(
+            metrics.value("convgroup_api_requests_total", &requests),
+            3.0,
+            "{label}"
+        );
     }
     world.nothing_is_left(&daemon).await;
 }
@@ -151,13 +232,19 @@ async fn signature_codes_are_signed_anew_once() {
     let daemon = world.daemon().await;
     for (label, code) in &codes {
         world.user("user15", &[label]);
-        world.sandbox.add_fault(Rule::new(Fault::code(*code)).group(label).times(1));
+        world
+            .sandbox
+            .add_fault(Rule::new(Fault::code(*code)).group(label).times(1));
         world.publish("user15", &[label]).await;
     }
     let metrics = eventually_settled(&daemon, "deleted", u32::try_from(codes.len()).unwrap()).await;
     for (label, _) in &codes {
         let requests = [("code", label.as_str()), ("class", "signature")];
-        assert_eq!(metrics.value("convgroup_api_requests_total", &requests), 1.0, "{label}");
+        assert_eq!(
+            metrics.value("convgroup_api_requests_total", &requests),
+            1.0,
+            "{label}"
+        );
     }
     assert_eq!(metrics.sum("convgroup_probes_total"), 0.0);
     world.nothing_is_left(&daemon).await;
@@ -177,14 +264,32 @@ async fn unknown_codes_ask_the_probe_and_count_when_it_is_healthy() {
     for message in world.dead(codes.len()).await {
         let code = message.header_text("convgroup-code").unwrap();
         assert_eq!(message.text(), event("user15", &[&code]));
-        assert_eq!(message.header_text("convgroup-cause").as_deref(), Some("exhausted"), "{code}");
-        assert_eq!(message.header_text("convgroup-class").as_deref(), Some("unknown"), "{code}");
-        assert_eq!(message.header_number("convgroup-attempt"), Some(1), "{code}");
+        assert_eq!(
+            message.header_text("convgroup-cause").as_deref(),
+            Some("exhausted"),
+            "{code}"
+        );
+        assert_eq!(
+            message.header_text("convgroup-class").as_deref(),
+            Some("unknown"),
+            "{code}"
+        );
+        assert_eq!(
+            message.header_number("convgroup-attempt"),
+            Some(1),
+            "{code}"
+        );
     }
     let kind = [("cause", "exhausted"), ("class", "unknown")];
-    assert_eq!(metrics.value("convgroup_dead_letters_total", &kind), f64::from(count));
+    assert_eq!(
+        metrics.value("convgroup_dead_letters_total", &kind),
+        f64::from(count)
+    );
     let probes = metrics.value("convgroup_probes_total", &[("result", "healthy")]);
-    assert!((1.0..=5.0).contains(&probes), "{probes} probes for {count} answers");
+    assert!(
+        (1.0..=5.0).contains(&probes),
+        "{probes} probes for {count} answers"
+    );
     assert_eq!(metrics.sum("convgroup_suspensions_total"), 0.0);
     world.nothing_is_left(&daemon).await;
 }
@@ -198,12 +303,17 @@ async fn account_codes_suspend_until_the_probe_is_healthy() {
         .filter(|(label, _)| label != "70050")
         .map(|(label, code)| (label, Fault::code(code)))
         .collect();
-    faults.extend([401, 403, 404].map(|status| (format!("http {status}"), Fault::HttpStatus(status))));
+    faults.extend(
+        [401, 403, 404].map(|status| (format!("http {status}"), Fault::HttpStatus(status))),
+    );
     faults.push(("99999".to_owned(), Fault::code(99_999)));
     let mut daemon = world.daemon().await;
     let mut deleted = 0;
     for (label, fault) in faults {
-        let suspensions = daemon.metrics().await.value("convgroup_suspensions_total", &[("reason", "account")]);
+        let suspensions = daemon
+            .metrics()
+            .await
+            .value("convgroup_suspensions_total", &[("reason", "account")]);
         world.sandbox.reset_counters();
         world.fault(fault);
         for group in ["a", "b", "c"] {
@@ -230,11 +340,19 @@ async fn account_codes_suspend_until_the_probe_is_healthy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_override_changes_what_happens() {
-    let world = World::new().await.set("CONVGROUP_POLICY__OVERRIDES__50001", "gone");
+    let world = World::new()
+        .await
+        .set("CONVGROUP_POLICY__OVERRIDES__50001", "gone");
     let daemon = world.daemon().await;
     world.publish("nobody", &["a"]).await;
     let metrics = eventually_settled(&daemon, "gone", 1).await;
-    assert_eq!(metrics.value("convgroup_api_requests_total", &[("code", "50001"), ("class", "gone")]), 1.0);
+    assert_eq!(
+        metrics.value(
+            "convgroup_api_requests_total",
+            &[("code", "50001"), ("class", "gone")]
+        ),
+        1.0
+    );
     world.nothing_is_left(&daemon).await;
 }
 
@@ -242,15 +360,27 @@ async fn an_override_changes_what_happens() {
 #[test]
 fn every_row_has_its_test() {
     let table = CodeTable::new(&BTreeMap::new());
-    let faults = ["timeout", "reset", "bad_body", "http_5xx", "http_408", "http_429", "http_401", "http_403", "http_404", "other", PANIC];
+    let faults = [
+        "timeout", "reset", "bad_body", "http_5xx", "http_408", "http_429", "http_401", "http_403",
+        "http_404", "other", PANIC,
+    ];
     // `connect` and other 4xx need no code of their own: they go the way of `reset` and `other`.
     let elsewhere = ["connect", "http_4xx", "0", "51009"];
     for row in table.rows() {
-        let by_class = [Class::Transient, Class::Throttled, Class::Rejected, Class::Signature, Class::Account, Class::Unknown]
-            .iter()
-            .any(|&class| codes_of(class).iter().any(|(label, _)| *label == row.code));
+        let by_class = [
+            Class::Transient,
+            Class::Throttled,
+            Class::Rejected,
+            Class::Signature,
+            Class::Account,
+            Class::Unknown,
+        ]
+        .iter()
+        .any(|&class| codes_of(class).iter().any(|(label, _)| *label == row.code));
         assert!(
-            by_class || faults.contains(&row.code.as_str()) || elsewhere.contains(&row.code.as_str()),
+            by_class
+                || faults.contains(&row.code.as_str())
+                || elsewhere.contains(&row.code.as_str()),
             "{} has no test",
             row.code
         );

@@ -1,7 +1,5 @@
 //! The harness does what it says, shown against real nodes and real processes: other tests lean on it.
 
-
-
 use std::time::Duration;
 
 use crate::harness::daemon::DaemonConfig;

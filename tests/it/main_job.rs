@@ -16,9 +16,24 @@ async fn an_event_is_deleted_and_acked() {
     world.publish("user15", &["a", "b", "a"]).await;
     let metrics = eventually_settled(&daemon, "deleted", 1).await;
     assert_eq!(world.sandbox.groups("user15").unwrap(), ["kept"]);
-    assert_eq!(metrics.value("convgroup_groups_total", &[("outcome", "deleted")]), 2.0);
-    assert_eq!(metrics.value("convgroup_messages_received_total", &[("redelivered", "false")]), 1.0);
-    assert_eq!(metrics.value("convgroup_api_requests_total", &[("code", "0"), ("class", "deleted")]), 2.0);
+    assert_eq!(
+        metrics.value("convgroup_groups_total", &[("outcome", "deleted")]),
+        2.0
+    );
+    assert_eq!(
+        metrics.value(
+            "convgroup_messages_received_total",
+            &[("redelivered", "false")]
+        ),
+        1.0
+    );
+    assert_eq!(
+        metrics.value(
+            "convgroup_api_requests_total",
+            &[("code", "0"), ("class", "deleted")]
+        ),
+        2.0
+    );
     world.nothing_is_left(&daemon).await;
 }
 
@@ -49,7 +64,10 @@ async fn an_event_of_a_client_that_is_not_ours_is_deleted() {
         .expect("amqp-publish is missing: run `make test`, which installs it, or apt-get install amqp-tools");
     assert!(status.success());
     eventually_settled(&daemon, "deleted", 1).await;
-    assert_eq!(world.sandbox.groups("user15").unwrap(), Vec::<String>::new());
+    assert_eq!(
+        world.sandbox.groups("user15").unwrap(),
+        Vec::<String>::new()
+    );
     world.nothing_is_left(&daemon).await;
 }
 
@@ -57,13 +75,23 @@ async fn an_event_of_a_client_that_is_not_ours_is_deleted() {
 async fn only_the_names_left_travel_on() {
     let world = World::new().await.set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
     world.user("user15", &["done", "flaky", "last"]);
-    world.sandbox.add_fault(Rule::new(Fault::code(50004)).group("flaky").times(1));
-    world.sandbox.add_fault(Rule::new(Fault::code(51011)).group("bad"));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(50004)).group("flaky").times(1));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(51011)).group("bad"));
     let daemon = world.daemon().await;
     let headers = {
         let mut headers = FieldTable::default();
-        headers.insert("traceparent".into(), AMQPValue::LongString("00-trace".into()));
-        headers.insert("CC".into(), AMQPValue::FieldArray(vec![AMQPValue::LongString("x".into())].into()));
+        headers.insert(
+            "traceparent".into(),
+            AMQPValue::LongString("00-trace".into()),
+        );
+        headers.insert(
+            "CC".into(),
+            AMQPValue::FieldArray(vec![AMQPValue::LongString("x".into())].into()),
+        );
         headers
     };
     let properties = persistent()
@@ -72,19 +100,42 @@ async fn only_the_names_left_travel_on() {
         .with_timestamp(1_700_000_000)
         .with_content_type("application/json".into())
         .with_headers(headers);
-    let body = r#"{"trace":{"x":1.50},"From_Account":"user15","GroupName":["done","bad","flaky","last"]}"#;
+    let body =
+        r#"{"trace":{"x":1.50},"From_Account":"user15","GroupName":["done","bad","flaky","last"]}"#;
     world.publish_raw(body.as_bytes(), properties).await;
     eventually_settled(&daemon, "dead_lettered", 1).await;
     eventually_settled(&daemon, "deleted", 1).await;
-    assert_eq!(world.sandbox.groups("user15").unwrap(), Vec::<String>::new());
+    assert_eq!(
+        world.sandbox.groups("user15").unwrap(),
+        Vec::<String>::new()
+    );
     let calls = world.sandbox.calls();
-    assert_eq!(calls.iter().filter(|call| call.group.as_deref() == Some("done")).count(), 1, "a name done stays done");
+    assert_eq!(
+        calls
+            .iter()
+            .filter(|call| call.group.as_deref() == Some("done"))
+            .count(),
+        1,
+        "a name done stays done"
+    );
     let dead = world.dead(1).await.remove(0);
-    assert_eq!(dead.text(), r#"{"trace":{"x":1.50},"From_Account":"user15","GroupName":["bad"]}"#);
-    assert_eq!(dead.properties.message_id().as_ref().unwrap().as_str(), "m-1");
-    assert_eq!(dead.properties.correlation_id().as_ref().unwrap().as_str(), "c-1");
+    assert_eq!(
+        dead.text(),
+        r#"{"trace":{"x":1.50},"From_Account":"user15","GroupName":["bad"]}"#
+    );
+    assert_eq!(
+        dead.properties.message_id().as_ref().unwrap().as_str(),
+        "m-1"
+    );
+    assert_eq!(
+        dead.properties.correlation_id().as_ref().unwrap().as_str(),
+        "c-1"
+    );
     assert_eq!(dead.properties.timestamp(), &Some(1_700_000_000));
-    assert_eq!(dead.properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!(
+        dead.properties.content_type().as_ref().unwrap().as_str(),
+        "application/json"
+    );
     assert_eq!(dead.header_text("traceparent").as_deref(), Some("00-trace"));
     assert_eq!(dead.header("CC"), None);
     world.nothing_is_left(&daemon).await;
@@ -97,14 +148,28 @@ async fn headers_that_do_not_fit_are_dropped_not_the_message() {
     let daemon = world.daemon().await;
     let mut headers = FieldTable::default();
     for number in 0..10 {
-        headers.insert(format!("big-{number}").into(), AMQPValue::LongString("x".repeat(9_000).into()));
+        headers.insert(
+            format!("big-{number}").into(),
+            AMQPValue::LongString("x".repeat(9_000).into()),
+        );
     }
-    headers.insert("traceparent".into(), AMQPValue::LongString("00-trace".into()));
-    world.publish_raw(b"no event", persistent().with_headers(headers)).await;
+    headers.insert(
+        "traceparent".into(),
+        AMQPValue::LongString("00-trace".into()),
+    );
+    world
+        .publish_raw(b"no event", persistent().with_headers(headers))
+        .await;
     let dead = world.dead(1).await.remove(0);
-    assert_eq!(dead.header("convgroup-headers-dropped"), Some(&AMQPValue::Boolean(true)));
+    assert_eq!(
+        dead.header("convgroup-headers-dropped"),
+        Some(&AMQPValue::Boolean(true))
+    );
     assert_eq!(dead.header_text("traceparent").as_deref(), Some("00-trace"));
-    assert_eq!(dead.header_text("convgroup-cause").as_deref(), Some("malformed"));
+    assert_eq!(
+        dead.header_text("convgroup-cause").as_deref(),
+        Some("malformed")
+    );
     assert_eq!(dead.header("big-0"), None);
     world.nothing_is_left(&daemon).await;
 }
@@ -141,8 +206,14 @@ async fn broken_events_are_dead_lettered_byte_for_byte() {
     assert_eq!(metrics.value("convgroup_dead_letters_total", &kind), 12.0);
     let mut found = Vec::new();
     for dead in world.dead(12).await {
-        assert_eq!(dead.header_text("convgroup-cause").as_deref(), Some("malformed"));
-        assert_eq!(dead.header_text("convgroup-class").as_deref(), Some("malformed"));
+        assert_eq!(
+            dead.header_text("convgroup-cause").as_deref(),
+            Some("malformed")
+        );
+        assert_eq!(
+            dead.header_text("convgroup-class").as_deref(),
+            Some("malformed")
+        );
         assert_eq!(dead.header("convgroup-code"), None);
         assert_eq!(dead.header_number("convgroup-attempt"), Some(0));
         assert!(!dead.header_text("convgroup-info").unwrap().is_empty());
@@ -152,7 +223,11 @@ async fn broken_events_are_dead_lettered_byte_for_byte() {
     let mut sent: Vec<Vec<u8>> = bodies.iter().map(|body| body.to_vec()).collect();
     sent.sort();
     assert!(found == sent, "a body changed on its way");
-    assert_eq!(world.sandbox.counters().calls, 1, "a broken event must not cause a call");
+    assert_eq!(
+        world.sandbox.counters().calls,
+        1,
+        "a broken event must not cause a call"
+    );
     world.nothing_is_left(&daemon).await;
 }
 
@@ -160,13 +235,30 @@ async fn broken_events_are_dead_lettered_byte_for_byte() {
 async fn hostile_headers_count_as_absent() {
     let world = World::new().await.set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
     world.user("user15", &["a", "b", "c", "d"]);
-    world.sandbox.add_fault(Rule::new(Fault::code(51011)).group("a"));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(51011)).group("a"));
     let daemon = world.daemon().await;
     let hostile: [&[(&str, AMQPValue)]; 4] = [
-        &[("convgroup-attempt", AMQPValue::LongString("9".into())), ("x-death", AMQPValue::Boolean(true))],
-        &[("convgroup-attempt", AMQPValue::LongLongInt(i64::MAX)), ("convgroup-first-seen", AMQPValue::LongLongInt(-1))],
-        &[("convgroup-attempt", AMQPValue::Void), ("x-delivery-count", AMQPValue::LongString("many".into()))],
-        &[("convgroup-first-seen", AMQPValue::FieldTable(FieldTable::default())), ("convgroup-cause", AMQPValue::LongInt(1))],
+        &[
+            ("convgroup-attempt", AMQPValue::LongString("9".into())),
+            ("x-death", AMQPValue::Boolean(true)),
+        ],
+        &[
+            ("convgroup-attempt", AMQPValue::LongLongInt(i64::MAX)),
+            ("convgroup-first-seen", AMQPValue::LongLongInt(-1)),
+        ],
+        &[
+            ("convgroup-attempt", AMQPValue::Void),
+            ("x-delivery-count", AMQPValue::LongString("many".into())),
+        ],
+        &[
+            (
+                "convgroup-first-seen",
+                AMQPValue::FieldTable(FieldTable::default()),
+            ),
+            ("convgroup-cause", AMQPValue::LongInt(1)),
+        ],
     ];
     for (headers, group) in hostile.into_iter().zip(["a", "b", "c", "d"]) {
         let mut table = FieldTable::default();
@@ -174,7 +266,9 @@ async fn hostile_headers_count_as_absent() {
             table.insert((*name).into(), value.clone());
         }
         let body = event("user15", &[group]);
-        world.publish_raw(body.as_bytes(), persistent().with_headers(table)).await;
+        world
+            .publish_raw(body.as_bytes(), persistent().with_headers(table))
+            .await;
     }
     eventually_settled(&daemon, "deleted", 3).await;
     let dead = world.dead(1).await.remove(0);
@@ -188,10 +282,15 @@ async fn hostile_headers_count_as_absent() {
 async fn properties_that_would_harm_a_copy_do_not_travel() {
     let world = World::new().await;
     let daemon = world.daemon().await;
-    let properties = persistent().with_expiration("60000".into()).with_user_id("guest".into());
+    let properties = persistent()
+        .with_expiration("60000".into())
+        .with_user_id("guest".into());
     world.publish_raw(b"no event", properties).await;
     let dead = world.dead(1).await.remove(0);
-    assert_eq!((dead.properties.expiration(), dead.properties.user_id()), (&None, &None));
+    assert_eq!(
+        (dead.properties.expiration(), dead.properties.user_id()),
+        (&None, &None)
+    );
     assert_eq!(dead.properties.delivery_mode(), &Some(2));
     world.nothing_is_left(&daemon).await;
 }
@@ -206,35 +305,74 @@ async fn a_killed_daemon_loses_nothing() {
     }
     let daemon = world.daemon().await;
     let bodies: Vec<String> = users.iter().map(|user| event(user, &["a"])).collect();
-    world.broker.publish_many(world.config.exchange(), "delete", &bodies).await;
-    tokio::time::timeout(PATIENCE, world.sandbox.wait_until(|counters| counters.deleted >= 300)).await.unwrap();
+    world
+        .broker
+        .publish_many(world.config.exchange(), "delete", &bodies)
+        .await;
+    tokio::time::timeout(
+        PATIENCE,
+        world.sandbox.wait_until(|counters| counters.deleted >= 300),
+    )
+    .await
+    .unwrap();
     daemon.kill();
     drop(daemon);
     let daemon = world.daemon().await;
-    world.broker.eventually_depth(world.config.queue(), 0, PATIENCE).await;
+    world
+        .broker
+        .eventually_depth(world.config.queue(), 0, PATIENCE)
+        .await;
     let metrics = world.settled(&daemon).await;
     assert_eq!(world.sandbox.counters().deleted, EVENTS as u64);
     for user in &users {
-        assert_eq!(world.sandbox.groups(user).unwrap(), Vec::<String>::new(), "{user} was lost");
+        assert_eq!(
+            world.sandbox.groups(user).unwrap(),
+            Vec::<String>::new(),
+            "{user} was lost"
+        );
     }
     let done = settled(&metrics, "deleted") + settled(&metrics, "gone");
-    assert_eq!(done, metrics.sum("convgroup_messages_settled_total"), "{}", metrics.text);
+    assert_eq!(
+        done,
+        metrics.sum("convgroup_messages_settled_total"),
+        "{}",
+        metrics.text
+    );
     world.nothing_is_left(&daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_hands_back_and_leaves_with_zero() {
-    let world = World::new().await.set("CONVGROUP_RATE_LIMIT__CALLS_PER_SECOND", 20);
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RATE_LIMIT__CALLS_PER_SECOND", 20);
     world.user("user15", &["a"]);
     let mut daemon = world.daemon().await;
     let bodies: Vec<String> = (0..200).map(|_| event("user15", &["a"])).collect();
-    world.broker.publish_many(world.config.exchange(), "delete", &bodies).await;
-    tokio::time::timeout(PATIENCE, world.sandbox.wait_until(|counters| counters.calls >= 10)).await.unwrap();
+    world
+        .broker
+        .publish_many(world.config.exchange(), "delete", &bodies)
+        .await;
+    tokio::time::timeout(
+        PATIENCE,
+        world.sandbox.wait_until(|counters| counters.calls >= 10),
+    )
+    .await
+    .unwrap();
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(seconds(10)).await, 0, "{}", daemon.output());
+    assert_eq!(
+        daemon.wait_exit(seconds(10)).await,
+        0,
+        "{}",
+        daemon.output()
+    );
     let calls = world.sandbox.counters().calls;
     let left = u64::from(world.broker.depth(world.config.queue()).await);
-    assert_eq!(calls + left, 200, "every message is either done or back in the queue");
+    assert_eq!(
+        calls + left,
+        200,
+        "every message is either done or back in the queue"
+    );
     assert_eq!(world.broker.depth(&world.config.dead_queue()).await, 0);
 }
 
@@ -245,10 +383,23 @@ async fn a_call_that_outlives_the_grace_ends_with_one_and_comes_back() {
     world.fault(Fault::Hang);
     let mut daemon = world.daemon().await;
     world.publish("user15", &["a"]).await;
-    tokio::time::timeout(PATIENCE, world.sandbox.wait_until(|counters| counters.calls >= 1)).await.unwrap();
+    tokio::time::timeout(
+        PATIENCE,
+        world.sandbox.wait_until(|counters| counters.calls >= 1),
+    )
+    .await
+    .unwrap();
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(seconds(10)).await, 1, "{}", daemon.output());
-    world.broker.eventually_depth(world.config.queue(), 1, PATIENCE).await;
+    assert_eq!(
+        daemon.wait_exit(seconds(10)).await,
+        1,
+        "{}",
+        daemon.output()
+    );
+    world
+        .broker
+        .eventually_depth(world.config.queue(), 1, PATIENCE)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,12 +409,25 @@ async fn a_second_signal_ends_at_once() {
     world.fault(Fault::Hang);
     let mut daemon = world.daemon().await;
     world.publish("user15", &["a"]).await;
-    tokio::time::timeout(PATIENCE, world.sandbox.wait_until(|counters| counters.calls >= 1)).await.unwrap();
+    tokio::time::timeout(
+        PATIENCE,
+        world.sandbox.wait_until(|counters| counters.calls >= 1),
+    )
+    .await
+    .unwrap();
     daemon.signal("TERM");
     daemon.eventually_status("/readyz", 503, PATIENCE).await;
     daemon.signal("INT");
-    assert_eq!(daemon.wait_exit(seconds(5)).await, 130, "{}", daemon.output());
-    world.broker.eventually_depth(world.config.queue(), 1, PATIENCE).await;
+    assert_eq!(
+        daemon.wait_exit(seconds(5)).await,
+        130,
+        "{}",
+        daemon.output()
+    );
+    world
+        .broker
+        .eventually_depth(world.config.queue(), 1, PATIENCE)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,7 +435,9 @@ async fn a_dead_pooled_connection_costs_nothing() {
     let world = World::new().await.set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
     world.user("user15", &["a", "b"]);
     let daemon = world.daemon().await;
-    world.sandbox.add_fault(Rule::new(Fault::Reset).skip(1).times(1));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::Reset).skip(1).times(1));
     world.publish("user15", &["a"]).await;
     world.publish("user15", &["b"]).await;
     let metrics = eventually_settled(&daemon, "deleted", 2).await;
@@ -280,4 +446,3 @@ async fn a_dead_pooled_connection_costs_nothing() {
     assert_eq!(metrics.value("convgroup_api_requests_total", &reset), 1.0);
     world.nothing_is_left(&daemon).await;
 }
-

@@ -7,7 +7,9 @@ use secrecy::SecretString;
 
 use crate::harness::broker::persistent;
 use crate::harness::daemon::{IDENTIFIER, SECRET_KEY};
-use crate::harness::{Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Settle, shared_node};
+use crate::harness::{
+    Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Settle, shared_node,
+};
 
 /// All a test needs; names are its own, so that tests share the node.
 pub(crate) struct World {
@@ -34,7 +36,11 @@ impl World {
         .expect("the sandbox starts");
         let broker = Broker::connect(url).await;
         let config = DaemonConfig::new(url, &sandbox.base_url());
-        Self { broker, sandbox, config }
+        Self {
+            broker,
+            sandbox,
+            config,
+        }
     }
 
     /// Changes a key of the daemon's configuration.
@@ -51,19 +57,26 @@ impl World {
     }
 
     pub(crate) fn user(&self, user: &str, groups: &[&str]) {
-        self.sandbox.add_user(user, groups).expect("the names are short");
+        self.sandbox
+            .add_user(user, groups)
+            .expect("the names are short");
     }
 
     pub(crate) async fn publish(&self, user: &str, groups: &[&str]) {
-        self.publish_raw(event(user, groups).as_bytes(), persistent()).await;
+        self.publish_raw(event(user, groups).as_bytes(), persistent())
+            .await;
     }
 
     pub(crate) async fn publish_raw(&self, body: &[u8], properties: BasicProperties) {
-        self.broker.publish(self.config.exchange(), "delete", body, properties).await;
+        self.broker
+            .publish(self.config.exchange(), "delete", body, properties)
+            .await;
     }
 
     pub(crate) async fn dead(&self, count: usize) -> Vec<Message> {
-        self.broker.read_dead(&self.config.dead_queue(), count, Settle::Ack).await
+        self.broker
+            .read_dead(&self.config.dead_queue(), count, Settle::Ack)
+            .await
     }
 
     /// Main, delay and dead letter queues are empty; nothing is in hand.
@@ -76,7 +89,9 @@ impl World {
 
     /// Waits until the main queue is empty and nothing is in hand.
     pub(crate) async fn settled(&self, daemon: &Daemon) -> Metrics {
-        self.broker.eventually_depth(self.config.queue(), 0, PATIENCE).await;
+        self.broker
+            .eventually_depth(self.config.queue(), 0, PATIENCE)
+            .await;
         daemon
             .eventually_metrics("nothing is in hand", PATIENCE, |metrics| {
                 metrics.value("convgroup_in_flight", &[]) == 0.0

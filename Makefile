@@ -1,0 +1,34 @@
+# Everything a person or CI does with this project. Works on a fresh machine with Rust, gcc, make and root with apt.
+
+INSTALL := .ci/install-rabbitmq
+# A RabbitMQ of one's own needs none installed.
+BROKER = $(if $(AMQP_URL),true,$(INSTALL) rabbitmq-server)
+DEMO := target/release/examples/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint release
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
+
+demo: ## 2,000 events through a real RabbitMQ and a sandbox of the API; says what became of each (KEEP=1, AMQP_URL=…)
+	@$(BROKER)
+	@cargo build --release --locked --bins --example demo
+	@$(DEMO)
+
+run: ## the daemon in the foreground, with a local broker and sandbox (AMQP_URL=…)
+	@$(BROKER)
+	@cargo build --release --locked --bins --example demo
+	@$(DEMO) run
+
+test: ## every test, those on a real RabbitMQ included; installs what it lacks
+	@$(INSTALL) rabbitmq-server amqp-tools prometheus
+	cargo test --locked
+
+lint: ## formatting, lints and docs, warnings are errors
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+release: ## the two binaries in target/release
+	cargo build --release --locked --bins
