@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::session::Session;
+use crate::broker::session::{Deliveries, Session};
 use crate::broker::supervisor::Supervisor;
 use crate::chat::client::ChatClient;
 use crate::chat::signer::Signer;
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pace::HANDOVER_PAUSE;
 use crate::pace::limiter::Limiter;
-use crate::pace::suspension::Suspension;
+use crate::pace::suspension::{Reason, Suspension};
 use crate::status::{State, Status};
 use crate::telemetry::Ids;
 use crate::worker::Worker;
@@ -40,11 +40,14 @@ pub enum Ended {
     GraceOver,
 }
 
-/// Why a consumer stopped.
-enum Turn {
+/// Why a phase of a session ended.
+enum Turn<'s> {
+    /// The session with the broker is over.
     Lost,
-    Suspended,
-    Stopped(Ended),
+    /// The phase is over: see which one comes next.
+    Over,
+    /// The daemon is to stop; the consumer, if there is one, is still to be cancelled.
+    Stopped(Option<Deliveries<'s>>),
 }
 
 impl Daemon {
@@ -112,32 +115,49 @@ impl Daemon {
     }
 
     /// Consumes, suspends and resumes for as long as the session lives. `None`: it is over.
-    async fn work(&mut self, session: &Arc<Session>, stop: &CancellationToken) -> Option<Ended> {
+    async fn work(&self, session: &Arc<Session>, stop: &CancellationToken) -> Option<Ended> {
+        let mut tasks = JoinSet::new();
         loop {
-            if self.suspension.is_suspended() {
-                let status = Arc::clone(&self.status);
-                let told = |reason: &crate::pace::suspension::Reason, pause| {
-                    let (reason, next_probe) = (reason.to_string(), SystemTime::now() + pause);
-                    status.set(State::Suspended { reason, next_probe });
-                };
-                tokio::select! {
-                    () = turning(&status, self.suspension.recover(told)) => {}
-                    () = session.life().over() => return None,
-                    () = stop.cancelled() => {
-                        self.status.set(State::Draining);
-                        return Some(Ended::Clean);
-                    }
+            let turn = if self.suspension.is_suspended() {
+                self.suspended(session, stop).await
+            } else {
+                self.consume(session, stop, &mut tasks).await
+            };
+            match turn {
+                Turn::Over => {}
+                // What is in hand belongs to another consumer now; the calls in flight end by themselves.
+                Turn::Lost => {
+                    tasks.detach_all();
+                    return None;
                 }
-            }
-            match self.consume(session, stop).await {
-                Turn::Lost => return None,
-                Turn::Suspended => {}
-                Turn::Stopped(ended) => return Some(ended),
+                Turn::Stopped(deliveries) => {
+                    return Some(self.drain(deliveries, tasks, session).await);
+                }
             }
         }
     }
 
-    async fn consume(&mut self, session: &Arc<Session>, stop: &CancellationToken) -> Turn {
+    /// Probes until the API is healthy. Messages whose calls were in flight when it began are settled meanwhile.
+    async fn suspended(&self, session: &Session, stop: &CancellationToken) -> Turn<'_> {
+        let told = |reason: &Reason, pause| {
+            let (reason, next_probe) = (reason.to_string(), SystemTime::now() + pause);
+            self.status.set(State::Suspended { reason, next_probe });
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Turn::Stopped(None),
+            () = session.life().over() => Turn::Lost,
+            () = turning(&self.status, self.suspension.recover(told)) => Turn::Over,
+        }
+    }
+
+    /// Consumes until something ends it.
+    async fn consume<'s>(
+        &self,
+        session: &'s Arc<Session>,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Turn<'s> {
         let mut deliveries = match session.consume().await {
             Ok(deliveries) => deliveries,
             Err(err) => {
@@ -146,72 +166,68 @@ impl Daemon {
             }
         };
         self.status.set(State::Consuming);
-        let mut tasks = JoinSet::new();
         let mut tick = tokio::time::interval(TURN);
         let mut first = true;
-        let turn = loop {
+        loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break Turn::Stopped(Ended::Clean),
-                () = session.life().over() => break Turn::Lost,
-                () = self.suspension.closed() => break Turn::Suspended,
+                () = stop.cancelled() => return Turn::Stopped(Some(deliveries)),
+                () = session.life().over() => return Turn::Lost,
+                () = self.suspension.closed() => {
+                    self.put_down(deliveries, session).await;
+                    return Turn::Over;
+                }
                 _ = tick.tick() => self.status.turned(),
-                Some(_) = tasks.join_next() => {}
-                delivery = deliveries.next() => match delivery {
-                    None => break Turn::Lost,
-                    Some(delivery) => {
-                        if first {
-                            self.suspension.limiter().hold(HANDOVER_PAUSE).await;
-                            self.supervisor.worked();
-                            first = false;
-                        }
-                        tasks.spawn(Arc::clone(&self.worker).work_on(delivery, Arc::clone(session)));
+                Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
+                delivery = deliveries.next() => {
+                    let Some(delivery) = delivery else { return Turn::Lost };
+                    if std::mem::take(&mut first) {
+                        self.suspension.limiter().hold(HANDOVER_PAUSE);
                     }
-                },
-            }
-        };
-        match turn {
-            // What is in hand belongs to another consumer now; the calls in flight end by themselves.
-            Turn::Lost => tasks.detach_all(),
-            Turn::Suspended => return self.put_down(deliveries, tasks, session).await,
-            Turn::Stopped(_) => {
-                self.status.set(State::Draining);
-                self.suspension.drain();
-                tracing::info!(
-                    in_flight = tasks.len(),
-                    "stopping: no new messages; finishing the calls in flight"
-                );
-                let drained = self.put_down(deliveries, tasks, session);
-                return match tokio::time::timeout(self.shutdown_grace, drained).await {
-                    Ok(_) => Turn::Stopped(Ended::Clean),
-                    Err(_) => Turn::Stopped(Ended::GraceOver),
-                };
+                    tasks.spawn(Arc::clone(&self.worker).work_on(delivery, Arc::clone(session)));
+                }
             }
         }
-        turn
     }
 
-    /// Cancels the consumer, hands back what has not begun and waits for what has.
-    async fn put_down(
-        &self,
-        deliveries: crate::broker::session::Deliveries<'_>,
-        mut tasks: JoinSet<()>,
-        session: &Session,
-    ) -> Turn {
-        let unbegun = turning(&self.status, deliveries.cancel())
-            .await
-            .unwrap_or_default();
-        for delivery in unbegun {
+    /// Cancels the consumer because calls make no sense, and hands back what has not begun.
+    async fn put_down(&self, deliveries: Deliveries<'_>, session: &Session) {
+        let reason = self.suspension.reason().unwrap_or_default();
+        self.status.set(State::Suspended {
+            reason,
+            next_probe: SystemTime::now(),
+        });
+        turning(&self.status, self.hand_back(deliveries, session)).await;
+    }
+
+    async fn hand_back(&self, deliveries: Deliveries<'_>, session: &Session) {
+        for delivery in deliveries.cancel().await.unwrap_or_default() {
             self.worker.hand_back(delivery, session).await;
         }
-        turning(&self.status, async {
+    }
+
+    /// Stops: cancels the consumer, hands back what has not begun, and finishes the calls in flight within the grace.
+    async fn drain(
+        &self,
+        deliveries: Option<Deliveries<'_>>,
+        mut tasks: JoinSet<()>,
+        session: &Session,
+    ) -> Ended {
+        self.status.set(State::Draining);
+        self.suspension.drain();
+        tracing::info!("stopping: no new messages; finishing the calls in flight");
+        let finished = async {
+            if let Some(deliveries) = deliveries {
+                self.hand_back(deliveries, session).await;
+            }
             while tasks.join_next().await.is_some() {}
-        })
-        .await;
-        if session.life().is_on() {
-            Turn::Suspended
+        };
+        let finished =
+            tokio::time::timeout(self.shutdown_grace, turning(&self.status, finished)).await;
+        if finished.is_ok() || tasks.is_empty() {
+            Ended::Clean
         } else {
-            Turn::Lost
+            Ended::GraceOver
         }
     }
 }

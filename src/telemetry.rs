@@ -19,7 +19,9 @@ pub fn start(log: Log) {
     let libraries = LevelFilter::from_level(log.level.min(Level::WARN));
     let targets = Targets::new()
         .with_default(libraries)
-        .with_target("convgroup_deleter", log.level);
+        .with_target("convgroup_deleter", log.level)
+        // Says each loss of a connection in three lines of its own; ours says it in one, with what it means.
+        .with_target("lapin", LevelFilter::OFF);
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer = if log.json {
         layer

@@ -33,7 +33,9 @@ pub(crate) struct Expected {
 
 impl Expected {
     pub(crate) fn read(events: &Path, users: &Path) -> anyhow::Result<Self> {
-        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("{} is needed", path.display()));
+        let read = |path: &Path| {
+            fs::read_to_string(path).with_context(|| format!("{} is needed", path.display()))
+        };
         let mut seeded: HashMap<String, HashSet<String>> = HashMap::new();
         for line in read(users)?.lines() {
             let seed: Seed = serde_json::from_str(line)?;
@@ -48,8 +50,10 @@ impl Expected {
                     None => expected.rejected += 1,
                     Some(_) if event.user().starts_with("broken") => expected.exhausted += 1,
                     Some(groups) => {
-                        let (long, short): (Vec<_>, Vec<_>) =
-                            event.groups().iter().partition(|group| group.len() > GROUP_BYTES_MAX);
+                        let (long, short): (Vec<_>, Vec<_>) = event
+                            .groups()
+                            .iter()
+                            .partition(|group| group.len() > GROUP_BYTES_MAX);
                         expected.rejected += usize::from(!long.is_empty());
                         for group in short {
                             if groups.remove(group) {

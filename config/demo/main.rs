@@ -3,6 +3,12 @@
 //! `demo` publishes `config/demo/events.ndjson`, prints what became of every event and checks that the sums agree.
 //! `demo run` runs the daemon in the foreground instead. `AMQP_URL` names a RabbitMQ to use; without it a private throw-away
 //! node is started. `KEEP=1` leaves everything running after the demo.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "metrics are f64, and counts of 2,000 events fit everywhere"
+)]
+
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
 
@@ -17,7 +23,9 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use expected::Expected;
-use harness::{Broker, Daemon, DaemonConfig, Metrics, Node, PATIENCE, Settle, eventually, free_port};
+use harness::{
+    Broker, Daemon, DaemonConfig, Metrics, Node, PATIENCE, Settle, eventually, free_port,
+};
 
 const EVENTS: &str = "config/demo/events.ndjson";
 const USERS: &str = "config/demo/users.ndjson";
@@ -30,7 +38,11 @@ async fn main() -> ExitCode {
     // The HTTP client wants to be told which cryptography to use, even where it uses none.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let run = std::env::args().nth(1).as_deref() == Some("run");
-    let done = if run { foreground().await } else { demo().await };
+    let done = if run {
+        foreground().await
+    } else {
+        demo().await
+    };
     done.unwrap_or_else(|err| {
         eprintln!("demo: {err:#}");
         ExitCode::FAILURE
@@ -53,8 +65,12 @@ impl Stage {
             Some(_) => None,
             None => Some(Node::start().await),
         };
-        let url = given.or_else(|| node.as_ref().map(Node::url)).unwrap_or_default();
-        let broker = Broker::try_connect(&url).await.context("RabbitMQ can't be reached")?;
+        let url = given
+            .or_else(|| node.as_ref().map(Node::url))
+            .unwrap_or_default();
+        let broker = Broker::try_connect(&url)
+            .await
+            .context("RabbitMQ can't be reached")?;
         let port = free_port();
         let sandbox_url = format!("http://127.0.0.1:{port}");
         let mut sandbox = DaemonConfig::new(&url, &sandbox_url)
@@ -63,7 +79,9 @@ impl Stage {
             .set("IM_SANDBOX_SECRET_KEY", harness::daemon::SECRET_KEY)
             .set("CONVGROUP_HTTP__LISTEN", format!("127.0.0.1:{port}"))
             .spawn();
-        sandbox.eventually_status("/sandbox/healthz", 200, PATIENCE).await;
+        sandbox
+            .eventually_status("/sandbox/healthz", 200, PATIENCE)
+            .await;
         let mut config = DaemonConfig::new(&url, &sandbox_url)
             .program(built("convgroup-deleter")?)
             .args(&["run", "--config", SETTINGS])
@@ -72,18 +90,36 @@ impl Stage {
             .unset("CONVGROUP_LOG__LEVEL");
         if node.is_some() {
             // A node of its own: the contract's names are free.
-            config = config.unset("CONVGROUP_AMQP__QUEUE").unset("CONVGROUP_AMQP__EXCHANGE");
+            config = config
+                .unset("CONVGROUP_AMQP__QUEUE")
+                .unset("CONVGROUP_AMQP__EXCHANGE");
             config = config.set("CONVGROUP_AMQP__QUEUE", "convgroup.delete");
             config = config.set("CONVGROUP_AMQP__EXCHANGE", "convgroup");
         }
-        Ok(Self { node, sandbox, sandbox_url, broker, config })
+        Ok(Self {
+            node,
+            sandbox,
+            sandbox_url,
+            broker,
+            config,
+        })
     }
 
     fn introduce(&self) {
-        let what = if self.node.is_some() { "a private throw-away node" } else { "from AMQP_URL" };
-        println!("RabbitMQ           {what}: {}", shown(self.config.get("CONVGROUP_AMQP__URL")));
+        let what = if self.node.is_some() {
+            "a private throw-away node"
+        } else {
+            "from AMQP_URL"
+        };
+        println!(
+            "RabbitMQ           {what}: {}",
+            shown(self.config.get("CONVGROUP_AMQP__URL"))
+        );
         println!("im-sandbox         {}", self.sandbox_url);
-        println!("convgroup-deleter  http://{}", self.config.get("CONVGROUP_HTTP__LISTEN"));
+        println!(
+            "convgroup-deleter  http://{}",
+            self.config.get("CONVGROUP_HTTP__LISTEN")
+        );
     }
 
     /// 20 users whose first calls fail, and 10 whose calls always fail.
@@ -100,7 +136,11 @@ impl Stage {
                 }
                 let url = format!("{}/sandbox/faults", self.sandbox_url);
                 let reply = client.post(url).body(rule.to_string()).send().await?;
-                ensure!(reply.status().is_success(), "the sandbox refuses a fault: {}", reply.text().await?);
+                ensure!(
+                    reply.status().is_success(),
+                    "the sandbox refuses a fault: {}",
+                    reply.text().await?
+                );
             }
         }
         Ok(())
@@ -113,11 +153,21 @@ impl Stage {
         }
         let queue = self.config.queue();
         let channel = self.broker.channel().await;
-        for name in [queue.to_owned(), format!("{queue}.retry.1s"), format!("{queue}.retry.3s"), self.config.dead_queue()] {
-            let _ = channel.queue_delete(name.into(), lapin::options::QueueDeleteOptions::default()).await;
+        for name in [
+            queue.to_owned(),
+            format!("{queue}.retry.1s"),
+            format!("{queue}.retry.3s"),
+            self.config.dead_queue(),
+        ] {
+            let _ = channel
+                .queue_delete(name.into(), lapin::options::QueueDeleteOptions::default())
+                .await;
         }
         let _ = channel
-            .exchange_delete(self.config.exchange().into(), lapin::options::ExchangeDeleteOptions::default())
+            .exchange_delete(
+                self.config.exchange().into(),
+                lapin::options::ExchangeDeleteOptions::default(),
+            )
             .await;
     }
 }
@@ -125,7 +175,10 @@ impl Stage {
 async fn foreground() -> anyhow::Result<ExitCode> {
     let stage = Stage::set().await?;
     stage.introduce();
-    println!("\nPublish with:  {}\nStop with Ctrl-C.\n", publish_line(&stage.config)?);
+    println!(
+        "\nPublish with:  {}\nStop with Ctrl-C.\n",
+        publish_line(&stage.config)?
+    );
     let mut child = std::process::Command::new(built("convgroup-deleter")?);
     child.args(["run", "--config", SETTINGS]);
     let mut child = tokio::process::Command::from(stage.config.apply(child)).spawn()?;
@@ -137,7 +190,9 @@ async fn foreground() -> anyhow::Result<ExitCode> {
         }
     };
     stage.clear().await;
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
 }
 
 async fn demo() -> anyhow::Result<ExitCode> {
@@ -152,7 +207,14 @@ async fn demo() -> anyhow::Result<ExitCode> {
         .config
         .clone()
         .unset("CONVGROUP_HTTP__LISTEN")
-        .args(&["publish", "--config", SETTINGS, "--unchecked", "--file", EVENTS])
+        .args(&[
+            "publish",
+            "--config",
+            SETTINGS,
+            "--unchecked",
+            "--file",
+            EVENTS,
+        ])
         .spawn()
         .finished(PATIENCE)
         .await;
@@ -170,20 +232,35 @@ async fn demo() -> anyhow::Result<ExitCode> {
     daemon.signal("TERM");
     daemon.wait_exit(PATIENCE).await;
     stage.clear().await;
-    Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if agree {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Waits until every event has reached its end, and shows how far it is.
 async fn worked_off(daemon: &Daemon, events: usize) -> Metrics {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let style = ProgressStyle::with_template("  {wide_bar} {pos}/{len} at their end, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = ProgressBar::with_draw_target(Some(events as u64), target).with_style(style);
     let metrics = eventually("every event is at its end", DEMO_PATIENCE, async || {
         let metrics = daemon.metrics().await;
-        let ended: f64 = ["deleted", "gone", "dead_lettered"].iter().map(|outcome| settled(&metrics, outcome)).sum();
+        let ended: f64 = ["deleted", "gone", "dead_lettered"]
+            .iter()
+            .map(|outcome| settled(&metrics, outcome))
+            .sum();
         bar.set_position(ended as u64);
-        if ended >= events as f64 && metrics.value("convgroup_in_flight", &[]) == 0.0 { Ok(metrics) } else { Err(ended) }
+        if ended >= events as f64 && metrics.value("convgroup_in_flight", &[]) == 0.0 {
+            Ok(metrics)
+        } else {
+            Err(ended)
+        }
     })
     .await;
     bar.finish_and_clear();
@@ -192,10 +269,22 @@ async fn worked_off(daemon: &Daemon, events: usize) -> Metrics {
 
 fn look_further(stage: &Stage) -> anyhow::Result<()> {
     println!("\nLook further (KEEP=1 make demo leaves all of it running)");
-    println!("  the daemon's page     http://{}/", stage.config.get("CONVGROUP_HTTP__LISTEN"));
-    println!("  its metrics           http://{}/metrics", stage.config.get("CONVGROUP_HTTP__LISTEN"));
-    println!("  the sandbox's counts  {}/sandbox/counters", stage.sandbox_url);
-    println!("  what a code means     {} explain 51011", built("convgroup-deleter")?.display());
+    println!(
+        "  the daemon's page     http://{}/",
+        stage.config.get("CONVGROUP_HTTP__LISTEN")
+    );
+    println!(
+        "  its metrics           http://{}/metrics",
+        stage.config.get("CONVGROUP_HTTP__LISTEN")
+    );
+    println!(
+        "  the sandbox's counts  {}/sandbox/counters",
+        stage.sandbox_url
+    );
+    println!(
+        "  what a code means     {} explain 51011",
+        built("convgroup-deleter")?.display()
+    );
     println!("  publish more          {}", publish_line(&stage.config)?);
     Ok(())
 }
@@ -213,15 +302,25 @@ fn publish_line(config: &DaemonConfig) -> anyhow::Result<String> {
 /// A binary of the same build, relative to where the demo is started if it can be.
 fn built(name: &str) -> anyhow::Result<PathBuf> {
     let this = std::env::current_exe()?;
-    let path = this.ancestors().nth(2).context("the demo is not in a target folder")?.join(name);
+    let path = this
+        .ancestors()
+        .nth(2)
+        .context("the demo is not in a target folder")?
+        .join(name);
     ensure!(path.exists(), "{name} is not built; use `make demo`");
     let here = std::env::current_dir()?;
-    Ok(path.strip_prefix(here).map(|relative| Path::new(".").join(relative)).unwrap_or(path))
+    Ok(path
+        .strip_prefix(here)
+        .map(|relative| Path::new(".").join(relative))
+        .unwrap_or(path))
 }
 
 fn shown(url: &str) -> String {
     url.parse::<convgroup_deleter::broker::address::BrokerAddress>()
-        .map_or_else(|_| "(not an AMQP url)".to_owned(), |address| address.to_string())
+        .map_or_else(
+            |_| "(not an AMQP url)".to_owned(),
+            |address| address.to_string(),
+        )
 }
 
 fn settled(metrics: &Metrics, outcome: &str) -> f64 {
@@ -232,10 +331,14 @@ impl Expected {
     /// Prints what became of the events and holds it against what had to become of them; says whether all sums agree.
     async fn compare(&self, metrics: &Metrics, stage: &Stage) -> anyhow::Result<bool> {
         let number = |count: f64| count as usize;
-        let [deleted, gone, dead, delayed] =
-            ["deleted", "gone", "dead_lettered", "delayed"].map(|outcome| number(settled(metrics, outcome)));
-        let names = |outcome| number(metrics.value("convgroup_groups_total", &[("outcome", outcome)]));
-        let letters = stage.broker.read(&stage.config.dead_queue(), dead, Settle::Requeue).await;
+        let [deleted, gone, dead, delayed] = ["deleted", "gone", "dead_lettered", "delayed"]
+            .map(|outcome| number(settled(metrics, outcome)));
+        let names =
+            |outcome| number(metrics.value("convgroup_groups_total", &[("outcome", outcome)]));
+        let letters = stage
+            .broker
+            .read(&stage.config.dead_queue(), dead, Settle::Requeue)
+            .await;
         let mut kinds = std::collections::BTreeMap::new();
         for letter in &letters {
             let cause = letter.header_text("convgroup-cause").unwrap_or_default();
@@ -253,26 +356,61 @@ impl Expected {
         println!("  delayed and tried again on the way: {delayed}\n");
         let sandbox = stage.sandbox.http("/sandbox/counters").await.1;
         let sandbox: serde_json::Value = serde_json::from_str(&sandbox)?;
-        let counter = |name: &str| usize::try_from(sandbox[name].as_u64().unwrap_or(0)).unwrap_or(0);
+        let counter =
+            |name: &str| usize::try_from(sandbox[name].as_u64().unwrap_or(0)).unwrap_or(0);
         let left = stage.broker.depth(stage.config.queue()).await as usize;
         let checks = [
-            ("every event has one end: deleted, gone or dead", self.events, deleted + gone + dead),
-            ("events dead-lettered, counted from the file", self.dead_letters(), dead),
-            ("  of these broken", self.malformed, kinds.get(&("malformed".into(), String::new())).copied().unwrap_or(0)),
-            ("names deleted, counted from the file", self.deleted, names("deleted")),
-            ("names deleted, counted by the sandbox", counter("deleted"), names("deleted")),
-            ("names already gone, counted from the file", self.gone, names("gone")),
+            (
+                "every event has one end: deleted, gone or dead",
+                self.events,
+                deleted + gone + dead,
+            ),
+            (
+                "events dead-lettered, counted from the file",
+                self.dead_letters(),
+                dead,
+            ),
+            (
+                "  of these broken",
+                self.malformed,
+                kinds
+                    .get(&("malformed".into(), String::new()))
+                    .copied()
+                    .unwrap_or(0),
+            ),
+            (
+                "names deleted, counted from the file",
+                self.deleted,
+                names("deleted"),
+            ),
+            (
+                "names deleted, counted by the sandbox",
+                counter("deleted"),
+                names("deleted"),
+            ),
+            (
+                "names already gone, counted from the file",
+                self.gone,
+                names("gone"),
+            ),
             ("messages left in the main queue", 0, left),
         ];
         println!("Do the sums agree?");
         let mut agree = true;
         for (what, wanted, found) in checks {
             agree &= wanted == found;
-            println!("  {}  {what}: {found}{}", mark(wanted == found), wanted_text(wanted, found));
+            println!(
+                "  {}  {what}: {found}{}",
+                mark(wanted == found),
+                wanted_text(wanted, found)
+            );
         }
         let worst = counter("calls_per_second_max");
         agree &= worst <= 200;
-        println!("  {}  most calls in any second (the API's limit is 200): {worst}", mark(worst <= 200));
+        println!(
+            "  {}  most calls in any second (the API's limit is 200): {worst}",
+            mark(worst <= 200)
+        );
         Ok(agree)
     }
 }
@@ -282,7 +420,11 @@ fn mark(good: bool) -> &'static str {
 }
 
 fn wanted_text(wanted: usize, found: usize) -> String {
-    if wanted == found { String::new() } else { format!(", expected {wanted}") }
+    if wanted == found {
+        String::new()
+    } else {
+        format!(", expected {wanted}")
+    }
 }
 
 fn meaning(code: &str) -> String {
@@ -290,5 +432,7 @@ fn meaning(code: &str) -> String {
     if code == "-" {
         return "the event can't be read".to_owned();
     }
-    CodeTable::new(&std::collections::BTreeMap::new()).explain(code).meaning
+    CodeTable::new(&std::collections::BTreeMap::new())
+        .explain(code)
+        .meaning
 }

@@ -130,7 +130,7 @@ impl Publisher {
         let mut blocked = self.blocked.subscribe();
         while *blocked.borrow_and_update() {
             // The sender lives as long as this publisher: the wait can't fail.
-            let _ = tokio::time::timeout(Duration::from_secs(60), blocked.changed()).await;
+            let _ = tokio::time::timeout(Duration::from_mins(1), blocked.changed()).await;
         }
     }
 }

@@ -1,15 +1,19 @@
 //! One life of the two connections to the broker.
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use futures_util::{Stream, StreamExt};
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions,
 };
 use lapin::types::FieldTable;
-use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, Event};
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Channel, Connection, ConnectionBuilder, ConnectionProperties, ErrorKind, Event};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::address::BrokerAddress;
@@ -19,6 +23,17 @@ use super::{BrokerError, OPERATION_DEADLINE, bounded, declare};
 use crate::config::Amqp;
 use crate::metrics::{Metrics, ROLES};
 
+/// A broker takes its messages back from a silent client after two to three heartbeats; a process that stood still for this
+/// many stops calling before that.
+const STALL_HEARTBEATS: f64 = 1.5;
+/// A session that lived this long was of use, even if there was no message to prove it on.
+const OF_USE_AFTER: Duration = Duration::from_secs(30);
+/// How long a node may take to answer the protocol header. It is the first thing a node does.
+const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+/// How long messages are taken one at a time after one that could not be read (see [`super::supervisor`]).
+pub(super) const ISOLATION: Duration = Duration::from_secs(10);
+/// How long a polite good-bye may take; the broker takes everything back without one as well.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How often the queues' depths are asked; it is also how often the broker has to prove that it still answers.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the session looks at the clock to notice that the whole process stood still.
@@ -41,6 +56,9 @@ pub struct Session {
 pub struct Life {
     over: CancellationToken,
     reason: OnceLock<String>,
+    began: Instant,
+    proved: AtomicBool,
+    unreadable: AtomicBool,
     pulse: Mutex<Instant>,
     stall_max: Duration,
     metrics: Arc<Metrics>,
@@ -61,9 +79,24 @@ impl Life {
         }
     }
 
+    /// Says that a message was settled: this session is of use.
+    pub fn prove(&self) {
+        self.proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether work was done on it, or it stood by for a while.
+    pub(super) fn was_of_use(&self) -> bool {
+        self.proved.load(Ordering::Relaxed) || self.began.elapsed() >= OF_USE_AFTER
+    }
+
+    /// Whether it ended because the broker sent a message that the client library can't read.
+    pub(super) fn met_unreadable(&self) -> bool {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
     /// Whether a call may still be started for a message of this session.
     ///
-    /// A process that stood still (stopped, swapped out, a sleeping machine) for longer than a heartbeat can't know whether the
+    /// A process that stood still (stopped, frozen with its container, swapped out) for more than a heartbeat and a half can't know whether the
     /// broker gave its messages to somebody else: the session ends then, whoever notices first.
     #[must_use]
     pub fn is_on(&self) -> bool {
@@ -92,6 +125,14 @@ impl Life {
             .unwrap_or_else(|| "closed".to_owned())
     }
 
+    /// A consumer's prefetch can't be changed: only the next session has the full one.
+    async fn end_isolation(self: Arc<Self>) {
+        tokio::select! {
+            () = tokio::time::sleep(ISOLATION) => self.end("nothing unreadable for a while: back to the full prefetch"),
+            () = self.over() => {}
+        }
+    }
+
     async fn beat(self: Arc<Self>) {
         while self.is_on() {
             *self.pulse.lock().expect("no panic while held") = Instant::now();
@@ -104,13 +145,14 @@ impl Life {
 }
 
 impl Session {
-    /// Connects twice to one node, declares or verifies the topology, and starts watching.
+    /// Connects twice to one node (`prefetch` may be smaller than configured), declares or verifies the topology, and starts watching.
     ///
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
     pub async fn open(
         address: &BrokerAddress,
         amqp: &Amqp,
+        prefetch: u16,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
         let uri = address.uri(amqp.heartbeat);
@@ -122,7 +164,7 @@ impl Session {
             declare::verify(&consume, &amqp.topology).await?;
         }
         let channel = bounded("opening a channel", consume.create_channel()).await?;
-        let qos = channel.basic_qos(amqp.prefetch, BasicQosOptions::default());
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         bounded("setting the prefetch", qos).await?;
         let confirms = bounded("opening a channel", publish.create_channel()).await?;
         bounded(
@@ -133,8 +175,11 @@ impl Session {
         let life = Arc::new(Life {
             over: CancellationToken::new(),
             reason: OnceLock::new(),
+            began: Instant::now(),
+            proved: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
             pulse: Mutex::new(Instant::now()),
-            stall_max: amqp.heartbeat,
+            stall_max: amqp.heartbeat.mul_f64(STALL_HEARTBEATS),
             metrics,
         });
         let frame_max = publish.configuration().frame_max();
@@ -148,6 +193,9 @@ impl Session {
             life,
         };
         session.watch(amqp).await?;
+        if prefetch < amqp.prefetch {
+            tokio::spawn(Arc::clone(&session.life).end_isolation());
+        }
         Ok(session)
     }
 
@@ -198,13 +246,14 @@ impl Session {
         })
     }
 
-    /// Closes both connections. What is not settled goes back to the queue.
+    /// Closes both connections, politely but not patiently. What is not settled goes back to the queue.
     pub async fn close(&self) {
         self.life.end("closed by this daemon");
-        for connection in [&self.consume, &self.publish] {
-            let closed = connection.close(200, "bye".into());
-            let _ = tokio::time::timeout(OPERATION_DEADLINE, closed).await;
-        }
+        let closed = join(
+            self.consume.close(200, "bye".into()),
+            self.publish.close(200, "bye".into()),
+        );
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
     }
 }
 
@@ -228,6 +277,9 @@ impl Deliveries<'_> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => Some(Delivery::new(delivery, Arc::clone(&self.session.life))),
             Some(Err(err)) => {
+                if matches!(err.kind(), ErrorKind::ParsingError(_)) {
+                    self.session.life.unreadable.store(true, Ordering::Relaxed);
+                }
                 self.session
                     .life
                     .end(format!("the consumer's channel failed: {err}"));
@@ -269,6 +321,7 @@ impl Deliveries<'_> {
 /// # Errors
 /// The broker can't be reached, refuses, or does not answer in time.
 pub async fn connect(uri: AMQPUri, role: &'static str) -> Result<Connection, BrokerError> {
+    greet(&uri).await?;
     let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let builder = ConnectionBuilder::new()
@@ -276,6 +329,32 @@ pub async fn connect(uri: AMQPUri, role: &'static str) -> Result<Connection, Bro
         .with_uri(uri)
         .with_properties(properties);
     bounded("connecting", builder.connect()).await
+}
+
+/// Sees whether a node answers at all. lapin gives each attempt a thread and a socket of its own and no deadline: attempts at a
+/// frozen node would pile up. Over TLS only the TCP connection is tried.
+async fn greet(uri: &AMQPUri) -> Result<(), BrokerError> {
+    const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+    let greeting = async {
+        let address = (uri.authority.host.as_str(), uri.authority.port);
+        let mut stream = TcpStream::connect(address).await?;
+        if uri.scheme == AMQPScheme::AMQP {
+            stream.write_all(HEADER).await?;
+            stream.read_u8().await?;
+        }
+        std::io::Result::Ok(())
+    };
+    match tokio::time::timeout(GREETING_DEADLINE, greeting).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(err)) => Err(BrokerError::Failed("connecting", err.to_string())),
+        Err(_) => Err(BrokerError::Failed(
+            "connecting",
+            format!(
+                "the node did not answer within {} s",
+                GREETING_DEADLINE.as_secs()
+            ),
+        )),
+    }
 }
 
 /// Opens one connection to the first node that answers; says which one it is.
@@ -291,10 +370,8 @@ pub async fn connect_any(
         match connect(address.uri(amqp.heartbeat), role).await {
             Ok(connection) => return Ok((connection, address.clone())),
             Err(err) => {
-                first = first.or(Some(BrokerError::Unreachable(
-                    address.to_string(),
-                    Box::new(err),
-                )))
+                let err = BrokerError::Unreachable(address.to_string(), Box::new(err));
+                first = first.or(Some(err));
             }
         }
     }
@@ -310,8 +387,9 @@ async fn watch_events(
     let mut events = std::pin::pin!(events);
     loop {
         let event = tokio::select! {
-            event = events.next() => event,
+            biased;
             () = life.over() => return,
+            event = events.next() => event,
         };
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
@@ -328,7 +406,12 @@ async fn watch_events(
                 life.metrics.amqp_blocked.set(0);
                 blocking.send_replace(false);
             }
-            Some(Event::Error(err)) => life.end(format!("the {role} connection failed: {err}")),
+            Some(Event::Error(err)) => {
+                if matches!(err.kind(), ErrorKind::ParsingError(_)) {
+                    life.unreadable.store(true, Ordering::Relaxed);
+                }
+                life.end(format!("the {role} connection failed: {err}"));
+            }
             Some(_) => {}
             None => life.end(format!("the {role} connection is gone")),
         }

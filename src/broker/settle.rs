@@ -1,5 +1,5 @@
 //! The one place where a decision takes effect at the broker.
-use super::delivery::Delivery;
+use super::delivery::{Message, Receipt};
 use super::publisher::Publisher;
 use super::{BrokerError, successor};
 use crate::domain::decide::{Decision, Destination, Successor};
@@ -20,13 +20,13 @@ pub struct SettleError {
 /// # Errors
 /// [`SettleError`]. Successors that were confirmed before stay: the message may then be worked on twice, never not at all.
 pub async fn settle(
-    delivery: Delivery,
+    message: &Message,
+    receipt: Receipt,
     decision: &Decision,
     topology: &Topology,
     publisher: &Publisher,
     now_ms: i64,
 ) -> Result<(), SettleError> {
-    let Delivery { message, receipt } = delivery;
     match decision {
         Decision::HandBack => receipt
             .requeue()
@@ -36,7 +36,7 @@ pub async fn settle(
             for successor in successors {
                 let queue = queue_of(topology, successor);
                 let properties =
-                    successor::properties(&message, successor, now_ms, publisher.frame_max());
+                    successor::properties(message, successor, now_ms, publisher.frame_max());
                 let rewritten = successor
                     .groups
                     .as_ref()

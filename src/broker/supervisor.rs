@@ -1,10 +1,14 @@
 //! Opens one session after the other, for as long as it takes.
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::session::Session;
+use super::session::{ISOLATION, Life, Session};
 use crate::config::Amqp;
 use crate::intervals::Intervals;
 use crate::metrics::{Metrics, ROLES};
+
+/// Between sessions while a message that can't be read is isolated: a thousand of them are over in a few minutes.
+const ISOLATION_PAUSE: Duration = Duration::from_millis(20);
 
 /// Rebuilds sessions with growing pauses, trying the nodes in turn.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub struct Supervisor {
     pauses: Intervals,
     next_node: usize,
     sessions: u64,
+    last: Option<Arc<Life>>,
+    isolating: Option<Instant>,
     last_error: String,
 }
 
@@ -27,21 +33,38 @@ impl Supervisor {
             pauses: Intervals::reconnect(),
             next_node: 0,
             sessions: 0,
+            last: None,
+            isolating: None,
             last_error: String::new(),
         }
     }
 
     /// Opens the next session, however long that takes. `told` hears why it is not there yet.
     ///
+    /// A session that proved itself is followed at once, on the same node; one that did not (its node accepts connections and
+    /// does no work) by growing pauses, on the next node.
+    ///
     /// Safe to drop at any await: what was half open closes by itself.
     pub async fn session(&mut self, mut told: impl FnMut(String)) -> Session {
-        if self.sessions > 0 {
-            // Also after a session that began well: one that dies at once must not be rebuilt in a tight loop.
-            tokio::time::sleep(self.pauses.next_pause()).await;
+        let mut prefetch = self.amqp.prefetch;
+        if let Some(last) = self.last.take() {
+            self.isolate(&last);
+            let pause = if self.isolating.is_some() {
+                prefetch = 1;
+                ISOLATION_PAUSE
+            } else {
+                if last.was_of_use() {
+                    self.pauses.reset();
+                } else {
+                    self.next_node += 1;
+                }
+                self.pauses.next_pause()
+            };
+            tokio::time::sleep(pause).await;
         }
         loop {
             let address = &self.amqp.nodes[self.next_node % self.amqp.nodes.len()];
-            match Session::open(address, &self.amqp, Arc::clone(&self.metrics)).await {
+            match Session::open(address, &self.amqp, prefetch, Arc::clone(&self.metrics)).await {
                 Ok(session) => {
                     tracing::info!(amqp.node = %address, "connected to the broker");
                     if self.sessions > 0 {
@@ -53,6 +76,7 @@ impl Supervisor {
                         }
                     }
                     self.sessions += 1;
+                    self.last = Some(Arc::clone(session.life()));
                     self.last_error.clear();
                     return session;
                 }
@@ -77,8 +101,24 @@ impl Supervisor {
         }
     }
 
-    /// Tells that the last session proved itself: the next loss is rebuilt without delay.
-    pub fn worked(&mut self) {
-        self.pauses.reset();
+    /// A message that the client library can't read (a header name that is not UTF-8) ends the connection, and all that was
+    /// delivered with it counts one delivery more. Nobody could settle it; the broker dead-letters it at its delivery limit.
+    /// Until then messages are taken one at a time, so that its neighbours are not counted with it, and sessions follow each
+    /// other quickly, so that it is soon over.
+    fn isolate(&mut self, last: &Life) {
+        if last.met_unreadable() {
+            if self.isolating.is_none() {
+                tracing::error!(
+                    "the queue holds a message that can't be read (a header name or property that is not UTF-8): taking \
+                     messages one at a time until the broker dead-letters it at its delivery limit"
+                );
+            }
+            self.isolating = Some(Instant::now());
+        } else if self
+            .isolating
+            .is_some_and(|since| since.elapsed() >= ISOLATION)
+        {
+            self.isolating = None;
+        }
     }
 }

@@ -29,6 +29,8 @@ pub enum Connection {
 pub struct Call {
     /// What came back.
     pub reply: Reply,
+    /// When it was sent.
+    pub started: Instant,
     /// From sending to the complete reply.
     pub took: Duration,
     /// The signature it carried.
@@ -130,6 +132,7 @@ impl ChatClient {
         };
         Call {
             reply,
+            started,
             took: started.elapsed(),
             usersig,
         }
@@ -139,6 +142,13 @@ impl ChatClient {
 async fn read(mut response: Response) -> Reply {
     match response.status() {
         status if status.is_client_error() || status.is_server_error() => {
+            // Read to its end, the connection can be used again; what it says is of no use.
+            let mut left = REPLY_BYTES_MAX;
+            while let Ok(Some(chunk)) = response.chunk().await
+                && chunk.len() < left
+            {
+                left -= chunk.len();
+            }
             return Reply::HttpStatus(status.as_u16());
         }
         StatusCode::OK => {}

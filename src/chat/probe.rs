@@ -5,6 +5,11 @@
 use super::client::{ChatClient, Connection};
 use crate::domain::code::{Class, CodeTable, Verdict};
 
+/// "Deleted", "does not exist", "not imported as a user": whatever class an operator gives these codes, they prove health.
+const HEALTHY: [&str; 3] = ["0", "51009", "50001"];
+/// The API counts failed signature checks and refuses all further ones for a minute.
+pub const AUTH_THROTTLED: &str = "70050";
+
 /// What the probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -27,16 +32,20 @@ impl Health {
         }
     }
 
-    /// Judges the probe's verdict. 50001 (the admin is not imported as a user) proves as much as 51009.
+    /// Judges the probe's verdict.
     #[must_use]
     pub fn of(verdict: Verdict) -> Self {
+        if HEALTHY.contains(&verdict.row.label.as_str()) {
+            return Self::Healthy;
+        }
         match verdict.class() {
-            Class::Deleted | Class::Gone => Self::Healthy,
-            _ if verdict.row.label == "50001" => Self::Healthy,
             Class::Transient | Class::Throttled => Self::Unreachable(verdict),
-            Class::Rejected | Class::Signature | Class::Account | Class::Unknown => {
-                Self::Faulty(verdict)
-            }
+            Class::Deleted
+            | Class::Gone
+            | Class::Rejected
+            | Class::Signature
+            | Class::Account
+            | Class::Unknown => Self::Faulty(verdict),
         }
     }
 }
@@ -49,7 +58,8 @@ where
 {
     turn().await;
     let verdict = call(client, codes).await;
-    if !matches!(verdict.class(), Class::Signature | Class::Account) {
+    let stale = matches!(verdict.class(), Class::Signature | Class::Account);
+    if !stale || verdict.row.label == AUTH_THROTTLED {
         return Health::of(verdict);
     }
     turn().await;

@@ -1,5 +1,5 @@
 //! `config`: the configuration in force, with sources.
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::config::Settings;
 
 pub(super) fn config(settings: &Settings) -> Result<Exit, Failure> {
@@ -15,9 +15,13 @@ pub(super) fn config(settings: &Settings) -> Result<Exit, Failure> {
         .max()
         .unwrap_or(0)
         .min(48);
-    for (key, value, source) in resolved {
-        println!("{key:width$}  {value:values$}  {source}");
-    }
+    let lines = resolved.into_iter().map(|(key, value, source)| {
+        format!(
+            "{key:width$}  {value:values$}  {source}
+"
+        )
+    });
+    say(&lines.collect::<String>())?;
     settings.config()?;
     Ok(Exit::Done)
 }

@@ -1,5 +1,5 @@
 //! `explain`: a row of the error table, or all of it.
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::config::Settings;
 use crate::domain::code::{CodeTable, Row};
 
@@ -8,7 +8,7 @@ use crate::domain::code::{CodeTable, Row};
     after_help = "Examples:\n  convgroup-deleter explain 51011\n  convgroup-deleter explain timeout\n  convgroup-deleter explain            the whole table"
 )]
 pub(super) struct Args {
-    /// An ErrorCode (51011), a fault (timeout, http_429); nothing for the whole table.
+    /// An `ErrorCode` (51011), a fault (`timeout`, `http_429`); nothing for the whole table.
     code: Option<String>,
     /// The whole table as Markdown, as it stands in the README.
     #[arg(long, conflicts_with = "code")]
@@ -18,8 +18,8 @@ pub(super) struct Args {
 pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure> {
     let codes = settings.codes()?;
     match &args.code {
-        None if args.markdown => print!("{}", markdown(&codes)),
-        None => print!("{}", table(&codes)),
+        None if args.markdown => say(&markdown(&codes))?,
+        None => say(&table(&codes))?,
         Some(code) if !codes.lists(code) && code.parse::<i64>().is_err() => {
             let known: Vec<&str> = codes
                 .rows()
@@ -34,7 +34,7 @@ pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure>
                 ),
             ));
         }
-        Some(code) => print!("{}", one(&codes, &codes.explain(code))),
+        Some(code) => say(&one(&codes, &codes.explain(code)))?,
     }
     Ok(Exit::Done)
 }

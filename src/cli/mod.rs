@@ -8,6 +8,7 @@ mod run;
 mod usersig;
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -68,6 +69,9 @@ pub fn main() -> ExitCode {
             };
         }
     };
+    if matches!(cli.command, Command::Run) {
+        deepen_stacks();
+    }
     // rustls wants to be told which cryptography to use; nobody else in this process chooses.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -89,14 +93,37 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    // CONVGROUP_CONFIG names the file; it is no key.
-    let settings = Settings::load(
-        cli.config.as_deref(),
-        variables.filter(|(name, _)| name != "CONVGROUP_CONFIG"),
+/// The variable that sets the stack of threads that set none themselves, as the client library's do.
+const MIN_STACK: &str = "RUST_MIN_STACK";
+/// In bytes. Header tables nest as deep as one frame (128 KiB) has room for, 26,000 levels, and are parsed by recursion: some 2 KB
+/// a level, far more unoptimized. Only pages that are touched cost memory.
+const MIN_STACK_BYTES: &str = if cfg!(debug_assertions) {
+    "1073741824"
+} else {
+    "134217728"
+};
+
+/// Starts this program anew, as the same process, with deep stacks for all threads: a message with deeply nested headers would
+/// overflow the usual ones and end the process, and the next, and so on.
+fn deepen_stacks() {
+    if std::env::var_os(MIN_STACK).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else {
+        return;
+    };
+    let arguments = std::env::args_os().skip(1);
+    let err = std::process::Command::new(program)
+        .args(arguments)
+        .env(MIN_STACK, MIN_STACK_BYTES)
+        .exec();
+    eprintln!(
+        "convgroup-deleter: can't start anew with deep stacks, going on with the usual ones: {err}"
     );
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let settings = Settings::load(cli.config.as_deref(), variables()?);
     match cli.command {
         Command::Run => run::run(&settings).await,
         Command::Publish(args) => publish::publish(&settings, args).await,
@@ -104,6 +131,39 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::explain(&settings, &args),
         Command::Config => config::config(&settings),
         Command::Usersig(args) => usersig::usersig(&settings, args),
+    }
+}
+
+/// The environment. A variable of ours that is not UTF-8 is a mistake; others are nobody's business.
+fn variables() -> Result<Vec<(String, String)>, Failure> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else {
+            continue;
+        };
+        // CONVGROUP_CONFIG names the file; it is no key.
+        if name == "CONVGROUP_CONFIG" || !name.starts_with("CONVGROUP_") {
+            continue;
+        }
+        match value.into_string() {
+            Ok(value) => variables.push((name, value)),
+            Err(_) => {
+                return Err(Failure::new(
+                    Exit::Config,
+                    anyhow::anyhow!("environment {name}: is not UTF-8"),
+                ));
+            }
+        }
+    }
+    Ok(variables)
+}
+
+/// Writes a command's result to standard output. A reader that has seen enough (`… | head`) is no error.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
+        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::chat::signer::LIFETIME_S;
 use crate::chat::usersig::{decode, sign};
 use crate::config::Settings;
@@ -54,16 +54,17 @@ pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> 
             } else {
                 lifetime.as_secs()
             };
-            println!(
-                "{}",
-                sign(
-                    im.sdk_app_id,
-                    key.expose_secret(),
-                    identifier,
-                    now_s,
-                    lifetime_s
-                )
+            let usersig = sign(
+                im.sdk_app_id,
+                key.expose_secret(),
+                identifier,
+                now_s,
+                lifetime_s,
             );
+            say(&format!(
+                "{usersig}
+"
+            ))?;
             Ok(Exit::Done)
         }
         Command::Decode { usersig } => {
@@ -94,43 +95,38 @@ fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
                 |at| humantime::format_rfc3339_seconds(at).to_string(),
             )
     };
-    println!("version     {}", claims.ver);
-    println!("identifier  {}", claims.identifier);
-    println!("sdk_app_id  {}", claims.sdk_app_id);
-    println!("signed      {}", at(claims.time_s));
-    println!("expires     {}", at(claims.valid_until_s()));
     let expired = now_s > claims.valid_until_s();
-    println!(
-        "in time     {}",
-        if expired { "no: it has expired" } else { "yes" }
-    );
-    let Ok(im) = settings.im() else {
-        println!("signature   not checked: im.* is not configured");
-        return Ok(Exit::Done);
+    let (checked, good) = match settings.im() {
+        Err(_) => (
+            "signature   not checked: im.* is not configured\n".to_owned(),
+            true,
+        ),
+        Ok(im) => {
+            let key = im
+                .secret
+                .load()
+                .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+            let genuine = claims.is_signed_with(key.expose_secret());
+            let app = claims.sdk_app_id == im.sdk_app_id;
+            let not = |good| if good { "" } else { "NOT " };
+            let text = format!(
+                "signature   {}made with the configured key\napp         {}the configured one\n",
+                not(genuine),
+                not(app)
+            );
+            (text, genuine && app)
+        }
     };
-    let key = im
-        .secret
-        .load()
-        .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
-    let genuine = claims.is_signed_with(key.expose_secret());
-    println!(
-        "signature   {}",
-        if genuine {
-            "made with the configured key"
-        } else {
-            "NOT made with the configured key"
-        }
-    );
-    let app = claims.sdk_app_id == im.sdk_app_id;
-    println!(
-        "app         {}",
-        if app {
-            "the configured one"
-        } else {
-            "NOT the configured one"
-        }
-    );
-    Ok(if genuine && app && !expired {
+    say(&format!(
+        "version     {}\nidentifier  {}\nsdk_app_id  {}\nsigned      {}\nexpires     {}\nin time     {}\n{checked}",
+        claims.ver,
+        claims.identifier,
+        claims.sdk_app_id,
+        at(claims.time_s),
+        at(claims.valid_until_s()),
+        if expired { "no: it has expired" } else { "yes" },
+    ))?;
+    Ok(if good && !expired {
         Exit::Done
     } else {
         Exit::Other

@@ -168,9 +168,13 @@ pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
     from_toml(&text, source)
 }
 
-/// Collects the `CONVGROUP_…` variables. Others are not looked at.
+/// Collects the `CONVGROUP_…` variables. Others are not looked at, nor those that Kubernetes sets for a Service whose name
+/// begins with `convgroup` (`CONVGROUP_DELETER_SERVICE_HOST`, `CONVGROUP_DELETER_PORT_9464_TCP` …).
 pub(super) fn from_env(env: impl IntoIterator<Item = (String, String)>) -> Values {
+    let of_kubernetes =
+        |name: &str| !name.contains("__") && (name.contains("_SERVICE_") || name.contains("_PORT"));
     env.into_iter()
+        .filter(|(name, _)| !of_kubernetes(name))
         .filter_map(|(name, value)| {
             let key = name
                 .strip_prefix(ENV_PREFIX)?

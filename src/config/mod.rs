@@ -366,12 +366,23 @@ impl Amqp {
             nodes,
             prefetch: reader.number("amqp.prefetch", 1..=2000),
             declare: reader.flag("amqp.declare"),
-            heartbeat: reader.duration(
-                "amqp.heartbeat",
-                Duration::from_secs(1)..=Duration::from_mins(1),
-            ),
+            heartbeat: Self::read_heartbeat(reader),
             topology: Topology::new(&exchange, &queue, &retry.tiers),
         }
+    }
+}
+
+impl Amqp {
+    /// AMQP counts heartbeats in whole seconds.
+    fn read_heartbeat(reader: &mut Reader<'_>) -> Duration {
+        let heartbeat = reader.duration(
+            "amqp.heartbeat",
+            Duration::from_secs(1)..=Duration::from_mins(1),
+        );
+        if heartbeat.subsec_nanos() != 0 {
+            reader.wrong("amqp.heartbeat", "is not a whole number of seconds");
+        }
+        heartbeat
     }
 }
 

@@ -72,6 +72,8 @@ fn environment_beats_file_beats_default() {
         ("CONVGROUP_POLICY__OVERRIDES__60004", "rejected"),
         ("CONVGROUP_LOG__REVEAL_IDS", "true"),
         ("CONVGROUPS_UNRELATED", "x"),
+        ("CONVGROUP_DELETER_SERVICE_HOST", "10.0.0.1"),
+        ("CONVGROUP_DELETER_PORT_9464_TCP_ADDR", "10.0.0.1"),
     ];
     let config = Settings::load(Some(&path), env(&overrides))
         .config()

@@ -45,13 +45,23 @@ impl NameEnd {
         }
     }
 
+    /// The verdict of a failure that passes by itself, the message being innocent of it.
+    #[must_use]
+    pub fn passing_failure(&self) -> Option<&Verdict> {
+        match self {
+            Self::Failed(verdict) if verdict.class() == Class::Transient => Some(verdict),
+            _ => None,
+        }
+    }
+
     /// The same end, seen from a daemon that has found the API unreachable meanwhile: what failed by a passing fault was not the
     /// message's doing and does not count.
     #[must_use]
     pub fn excused(self) -> Self {
-        match self {
-            Self::Failed(verdict) if verdict.class() == Class::Transient => Self::Interrupted,
-            end => end,
+        if self.passing_failure().is_some() {
+            Self::Interrupted
+        } else {
+            self
         }
     }
 }
@@ -201,6 +211,14 @@ pub struct Limits {
     pub tiers: usize,
 }
 
+impl Limits {
+    /// Whether one more counted failure is the last one.
+    #[must_use]
+    pub const fn is_last(self, attempt: Attempt) -> bool {
+        attempt.failed_again().failures >= self.attempts_max
+    }
+}
+
 /// Decides on an event that can't be read: one dead letter, the body byte for byte.
 #[must_use]
 pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decision {
@@ -221,7 +239,7 @@ pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decision {
 pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Limits) -> Decision {
     debug_assert_eq!(groups.len(), ends.len());
     let failed_again = attempt.failed_again();
-    let exhausted = failed_again.failures >= limits.attempts_max;
+    let exhausted = limits.is_last(attempt);
     let mut dead: Vec<(Cause, &Verdict, Vec<String>)> = Vec::new();
     let mut delayed: Vec<String> = Vec::new();
     let mut counted: Option<&Verdict> = None;

@@ -273,6 +273,10 @@ mod tests {
     use super::*;
 
     #[track_caller]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "so that a row of the table is one line"
+    )]
     fn check(body: &str, expect: Result<(&str, &[&str]), Malformed>) {
         let decoded = decode(body.as_bytes());
         let decoded = decoded.as_ref().map(|event| {

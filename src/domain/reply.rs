@@ -3,7 +3,7 @@
 /// The result of one call. Made by the chat client, read by [`super::code::CodeTable::classify`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A 2xx reply whose body carries an `ErrorCode`.
+    /// A reply with status 200 whose body carries an `ErrorCode`.
     Answer {
         /// `ErrorCode`; 0 means deleted.
         code: i64,
@@ -18,6 +18,6 @@ pub enum Reply {
     Connect,
     /// The connection broke before the reply was complete.
     Reset,
-    /// A reply that is not the expected JSON, is longer than the bound, or redirects.
+    /// A reply that is not the expected JSON, is longer than the bound, redirects, or has another status below 400.
     BadBody,
 }

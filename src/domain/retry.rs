@@ -39,13 +39,13 @@ pub enum Step {
 #[must_use]
 pub fn next_step(class: Class, reset: bool, tries: Tries, quick_max: u32) -> Step {
     match class {
-        Class::Deleted | Class::Gone | Class::Rejected => Step::End,
         Class::Transient if reset && !tries.repeated => Step::Repeat,
         Class::Transient if tries.quick < quick_max => Step::Retry,
-        Class::Transient => Step::End,
         Class::Throttled if tries.throttled < THROTTLED_MAX => Step::SlowDown,
-        Class::Throttled => Step::End,
         Class::Signature if !tries.resigned => Step::SignAnew,
+        Class::Deleted | Class::Gone | Class::Rejected | Class::Transient | Class::Throttled => {
+            Step::End
+        }
         Class::Signature | Class::Account | Class::Unknown => Step::AskProbe,
     }
 }

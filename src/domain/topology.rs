@@ -130,7 +130,7 @@ pub fn delay_label(delay: Duration) -> String {
         (60_000, "m"),
         (1000, "s"),
     ] {
-        if ms >= unit_ms && ms % unit_ms == 0 {
+        if ms >= unit_ms && ms.is_multiple_of(unit_ms) {
             return format!("{}{unit}", ms / unit_ms);
         }
     }
@@ -139,6 +139,8 @@ pub fn delay_label(delay: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use expect_test::expect;
 
     use super::*;
@@ -149,14 +151,14 @@ mod tests {
         let topology = Topology::new("convgroup", "convgroup.delete", &tiers);
         let mut text = format!("exchange {} direct\n", topology.exchange);
         for queue in topology.queues() {
-            text.push_str(&format!("{}\n", queue.name));
+            writeln!(text, "{}", queue.name).unwrap();
             for (name, value) in &queue.arguments {
                 let value = match value {
                     Argument::Text(text) => format!("{text:?}"),
                     Argument::Number(number) => number.to_string(),
                     Argument::Bool(flag) => flag.to_string(),
                 };
-                text.push_str(&format!("  {name} = {value}\n"));
+                writeln!(text, "  {name} = {value}").unwrap();
             }
         }
         expect![[r#"

@@ -3,7 +3,7 @@
 //! [`Spacing`] says when the next call may leave; [`Limiter`] makes calls wait for it in line. The spacing is enforced where a
 //! call is released, not reserved ahead: slots reserved ahead bunch up when the process runs late.
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -98,6 +98,7 @@ impl Spacing {
         let floor = (f64::from(self.limit) * FLOOR_SHARE).max(1.0);
         self.pace = (self.pace / 2.0).max(floor);
         self.changed = Some(now);
+        self.due = self.due.max(Some(now + WINDOW.div_f64(self.pace)));
         true
     }
 
@@ -117,7 +118,9 @@ impl Spacing {
 /// Makes calls wait for their turn, in line.
 #[derive(Debug)]
 pub struct Limiter {
-    spacing: Mutex<Spacing>,
+    /// Who holds it is at the head of the line. Tokio's mutex is fair: first come, first served.
+    line: Mutex<()>,
+    spacing: StdMutex<Spacing>,
     metrics: Arc<Metrics>,
 }
 
@@ -127,7 +130,8 @@ impl Limiter {
     pub fn new(limit: u32, metrics: Arc<Metrics>) -> Self {
         metrics.rate_limit_calls_per_second.set(f64::from(limit));
         Self {
-            spacing: Mutex::new(Spacing::new(limit)),
+            line: Mutex::new(()),
+            spacing: StdMutex::new(Spacing::new(limit)),
             metrics,
         }
     }
@@ -135,25 +139,29 @@ impl Limiter {
     /// Waits until a call may leave and takes its slot, unless `may_go` says no at the last moment: then nothing is taken and
     /// `false` returned. Safe to drop at any await: a slot is taken only when this completes.
     pub async fn turn(&self, may_go: impl Fn() -> bool) -> bool {
-        let mut spacing = self.spacing.lock().await;
+        let _head = self.line.lock().await;
         loop {
             if !may_go() {
                 return false;
             }
             let now = Instant::now();
-            let next = spacing.next(now);
-            if next <= now {
-                spacing.release(now);
-                self.metrics.rate_limit_calls_per_second.set(spacing.pace());
-                return true;
-            }
+            let next = {
+                let mut spacing = self.spacing();
+                let next = spacing.next(now);
+                if next <= now {
+                    spacing.release(now);
+                    self.metrics.rate_limit_calls_per_second.set(spacing.pace());
+                    return true;
+                }
+                next
+            };
             tokio::time::sleep_until(next.into()).await;
         }
     }
 
-    /// Halves the pace for everybody, because the API said "too often".
-    pub async fn slow_down(&self) {
-        let mut spacing = self.spacing.lock().await;
+    /// Halves the pace for everybody at once, because the API said "too often".
+    pub fn slow_down(&self) {
+        let mut spacing = self.spacing();
         if spacing.cut(Instant::now()) {
             self.metrics.rate_limit_calls_per_second.set(spacing.pace());
             tracing::info!(
@@ -164,8 +172,12 @@ impl Limiter {
     }
 
     /// Lets nobody leave for a while.
-    pub async fn hold(&self, pause: Duration) {
-        self.spacing.lock().await.hold_until(Instant::now() + pause);
+    pub fn hold(&self, pause: Duration) {
+        self.spacing().hold_until(Instant::now() + pause);
+    }
+
+    fn spacing(&self) -> MutexGuard<'_, Spacing> {
+        self.spacing.lock().expect("no panic while held")
     }
 }
 

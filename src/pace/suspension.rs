@@ -1,15 +1,17 @@
 //! Whether calls make sense at all: whose fault a bad answer is, when to suspend, when to go on.
 //!
 //! ```text
-//!            unknown/account answer            probe: healthy
-//!   Open ──────────────────────────► Probing ────────────────► Open
-//!     │ window mostly transient         │ probe: anything else
-//!     └──────────────► Suspended ◄──────┘
-//!                          └── probes at growing intervals; the first healthy one ──► Open
+//!          unknown or account answer,
+//!          window mostly transient            probe: healthy
+//!   Open ───────────────────────────► Probing ────────────────► Open
+//!                                        │ probe: anything else
+//!                                        ▼
+//!                                    Suspended ── probes at growing intervals; the first healthy one ──► Open
 //!   any ── stop ──► Draining
 //! ```
-//! In every state but Open no call leaves; in Suspended and Draining the calls that wait are turned back.
-use std::sync::{Arc, Mutex as StdMutex};
+//! In every state but Open no call leaves: in Probing those that wait go on waiting for the probe's answer, in Suspended and
+//! Draining they are turned back.
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
@@ -18,17 +20,14 @@ use super::limiter::Limiter;
 use super::window::Window;
 use crate::broker::session::Life;
 use crate::chat::client::ChatClient;
-use crate::chat::probe::{Health, probe};
+use crate::chat::probe::{AUTH_THROTTLED, Health, probe};
 use crate::config;
 use crate::domain::code::{Class, CodeTable, Verdict};
 use crate::intervals::Intervals;
 use crate::metrics::Metrics;
 
-/// How long a healthy probe speaks for the answers that come in next: a flood of unknown answers costs one probe a second.
-const PROBE_FRESH: Duration = Duration::from_secs(1);
-/// The API counts failed signature checks; asked again within a minute it goes on refusing.
-const AUTH_THROTTLED: &str = "70050";
-const AUTH_THROTTLED_PAUSE: Duration = Duration::from_secs(60);
+/// Asked again within a minute after [`AUTH_THROTTLED`], the API goes on refusing.
+const AUTH_THROTTLED_PAUSE: Duration = Duration::from_mins(1);
 
 /// Whether calls may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +69,7 @@ pub struct Suspension {
     gate: watch::Sender<Gate>,
     reason: StdMutex<Option<Reason>>,
     window: StdMutex<Window>,
-    checked: Mutex<Option<Instant>>,
+    healthy_at: Mutex<Option<Instant>>,
     limiter: Limiter,
     client: Arc<ChatClient>,
     codes: Arc<CodeTable>,
@@ -92,7 +91,7 @@ impl Suspension {
             gate: watch::Sender::new(Gate::Open),
             reason: StdMutex::new(None),
             window: StdMutex::new(Window::new(settings.window, settings.failure_ratio)),
-            checked: Mutex::new(None),
+            healthy_at: Mutex::new(None),
             limiter,
             client,
             codes,
@@ -162,55 +161,54 @@ impl Suspension {
         self.gate.send_replace(Gate::Draining);
     }
 
-    /// Takes in the class of a finished call; a window of mostly transient ones suspends.
-    pub fn observe(&self, verdict: &Verdict) {
-        let tripped = self
-            .window
-            .lock()
-            .expect("no panic while held")
-            .observe(verdict.class());
-        if tripped {
-            self.suspend(Reason {
-                label: "unreachable",
-                verdict: verdict.clone(),
-            });
+    /// Takes in a finished call. A window of mostly transient ones asks the probe, and suspends unless it is healthy: a few
+    /// messages that always fail must not stop the others.
+    pub async fn observe(&self, verdict: &Verdict, called: Instant) {
+        let tripped = self.window().observe(verdict.class());
+        if tripped && self.account_is_healthy(verdict, called).await {
+            self.window().clear();
         }
     }
 
-    /// Asks the probe whether the account is healthy, because a call got an answer that can't be the message's fault alone.
-    /// Many ask at once; one probe answers all of them. Not healthy means: suspended.
-    pub async fn account_is_healthy(&self) -> bool {
-        let mut checked = self.checked.lock().await;
+    /// Asks the probe whether the account is healthy, because the answer to a call made at `called` says that it may not be.
+    /// One probe that was sent later than their calls speaks for all who ask. Not healthy means: suspended.
+    pub async fn account_is_healthy(&self, verdict: &Verdict, called: Instant) -> bool {
+        let mut healthy_at = self.healthy_at.lock().await;
         if matches!(*self.gate.borrow(), Gate::Suspended | Gate::Draining) {
             return false;
         }
-        if checked.is_some_and(|at| at.elapsed() < PROBE_FRESH) {
+        if healthy_at.is_some_and(|at| at > called) {
             return true;
         }
-        self.gate
-            .send_if_modified(|gate| replace(gate, Gate::Open, Gate::Probing));
-        match self.probe().await {
-            Health::Healthy => {
-                *checked = Some(Instant::now());
-                self.gate
-                    .send_if_modified(|gate| replace(gate, Gate::Probing, Gate::Open));
-                true
-            }
-            Health::Faulty(verdict) => {
-                self.suspend(Reason {
-                    label: "account",
-                    verdict,
-                });
-                false
-            }
-            Health::Unreachable(verdict) => {
-                self.suspend(Reason {
-                    label: "unreachable",
-                    verdict,
-                });
-                false
-            }
+        if verdict.row.label == AUTH_THROTTLED {
+            self.suspend(Reason {
+                label: "account",
+                verdict: verdict.clone(),
+            });
+            return false;
         }
+        let _probing = Probing::new(&self.gate);
+        let started = Instant::now();
+        let (label, verdict) = match self.probe().await {
+            Health::Healthy => {
+                *healthy_at = Some(started);
+                return !self.is_suspended();
+            }
+            Health::Faulty(verdict) => ("account", verdict),
+            Health::Unreachable(verdict) => ("unreachable", verdict),
+        };
+        self.suspend(Reason { label, verdict });
+        false
+    }
+
+    /// Why the daemon is suspended, in words.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.reason
+            .lock()
+            .expect("no panic while held")
+            .as_ref()
+            .map(ToString::to_string)
     }
 
     /// Probes at growing intervals until the account is healthy, then opens the gate. `told` hears the reason and the pause
@@ -240,7 +238,7 @@ impl Suspension {
             *self.reason.lock().expect("no panic while held") = Some(next);
         }
         *self.reason.lock().expect("no panic while held") = None;
-        self.window.lock().expect("no panic while held").clear();
+        self.window().clear();
         tracing::info!(
             suspended_s = started.elapsed().as_secs(),
             "the probe is healthy: consuming goes on"
@@ -261,9 +259,13 @@ impl Suspension {
         if let Health::Unreachable(verdict) = &health
             && verdict.class() == Class::Throttled
         {
-            self.limiter.slow_down().await;
+            self.limiter.slow_down();
         }
         health
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().expect("no panic while held")
     }
 
     fn suspend(&self, reason: Reason) {
@@ -283,6 +285,23 @@ impl Suspension {
             );
             *slot = Some(reason);
         }
+    }
+}
+
+/// Keeps the gate at Probing; however the probe ends, it does not stay there.
+struct Probing<'g>(&'g watch::Sender<Gate>);
+
+impl<'g> Probing<'g> {
+    fn new(gate: &'g watch::Sender<Gate>) -> Self {
+        gate.send_if_modified(|gate| replace(gate, Gate::Open, Gate::Probing));
+        Self(gate)
+    }
+}
+
+impl Drop for Probing<'_> {
+    fn drop(&mut self) {
+        self.0
+            .send_if_modified(|gate| replace(gate, Gate::Probing, Gate::Open));
     }
 }
 

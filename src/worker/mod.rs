@@ -4,15 +4,17 @@ mod report;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
+use tokio::task::JoinError;
 
 use crate::broker::delivery::{Delivery, Message};
 use crate::broker::session::{Life, Session};
 use crate::broker::settle::settle;
 use crate::chat::client::ChatClient;
 use crate::config::Retry;
+use crate::domain::attempt::Attempt;
 use crate::domain::code::CodeTable;
 use crate::domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
 use crate::domain::message::{DeleteGroups, Malformed, decode};
@@ -48,18 +50,34 @@ struct Judged {
     decision: Decision,
 }
 
+/// Counts a message as in hand for as long as it lives, however its task ends.
+struct InHand<'m>(&'m Metrics);
+
+impl<'m> InHand<'m> {
+    fn new(metrics: &'m Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
 impl Worker {
     /// Takes one delivery to its end. Whatever happens in between, the delivery is settled or, where the session is over, comes
     /// back by itself.
     pub async fn work_on(self: Arc<Self>, delivery: Delivery, session: Arc<Session>) {
-        self.received(&delivery.message);
+        let _in_hand = self.received(&delivery.message);
         let judged = self.judge(&delivery.message, session.life()).await;
         self.finish(delivery, judged, &session).await;
     }
 
     /// Hands back a delivery on which no work was begun.
     pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
-        self.received(&delivery.message);
+        let _in_hand = self.received(&delivery.message);
         let event = decode(&delivery.message.body);
         let judged = Judged {
             event,
@@ -69,7 +87,16 @@ impl Worker {
         self.finish(delivery, judged, session).await;
     }
 
-    fn received(&self, message: &Message) {
+    /// Takes note of how a task of [`Self::work_on`] ended. One that panicked outside the calls left its message unsettled:
+    /// only the end of the session gives it back.
+    pub fn done(&self, task: Result<(), JoinError>, life: &Life) {
+        if task.is_err_and(|err| err.is_panic()) {
+            self.metrics.panics_total.inc();
+            life.end("a bug: settling a message panicked; all messages in hand are given back");
+        }
+    }
+
+    fn received(&self, message: &Message) -> InHand<'_> {
         let redelivered = if message.redelivered { "true" } else { "false" };
         self.metrics
             .messages_received_total
@@ -78,7 +105,7 @@ impl Worker {
         self.metrics
             .last_delivery_timestamp_seconds
             .set(unix_seconds());
-        self.metrics.in_flight.inc();
+        InHand::new(&self.metrics)
     }
 
     async fn judge(&self, message: &Message, life: &Life) -> Judged {
@@ -107,6 +134,7 @@ impl Worker {
             attempts_max: self.retry.max_attempts,
             tiers: self.topology.tiers.len(),
         };
+        let ends = self.excused(ends, attempt, limits).await;
         let decision = decide(event.groups(), &ends, attempt, limits);
         Judged {
             event: Ok(event),
@@ -125,34 +153,50 @@ impl Worker {
             };
             ends.push(end);
         }
-        if self.suspension.is_suspended() {
-            ends = ends.into_iter().map(NameEnd::excused).collect();
+        ends
+    }
+
+    /// Takes back passing failures that were not the message's doing: those met while the API turns out to be unreachable. The
+    /// last failure before a dead letter is worth a probe of its own: few messages in a long outage never fill the window.
+    async fn excused(&self, ends: Vec<NameEnd>, attempt: Attempt, limits: Limits) -> Vec<NameEnd> {
+        let passing = ends.iter().find_map(NameEnd::passing_failure);
+        if let Some(verdict) = passing
+            && limits.is_last(attempt)
+        {
+            self.suspension
+                .account_is_healthy(verdict, Instant::now())
+                .await;
+        }
+        if passing.is_some() && self.suspension.is_suspended() {
+            return ends.into_iter().map(NameEnd::excused).collect();
         }
         ends
     }
 
     async fn finish(&self, delivery: Delivery, judged: Judged, session: &Session) {
-        let message = delivery.message.clone();
-        let settled = if session.life().is_on() {
-            settle(
-                delivery,
-                &judged.decision,
-                &self.topology,
-                &session.publisher,
-                unix_ms(),
-            )
-            .await
-            .map(|()| true)
-        } else {
-            Ok(false)
-        };
-        self.metrics.in_flight.dec();
-        match settled {
-            Ok(true) => self.settled(&message, &judged),
-            Ok(false) => tracing::debug!(
+        let Delivery { message, receipt } = delivery;
+        if !session.life().is_on() {
+            tracing::debug!(
                 message.id = message.id(),
                 "the session with the broker ended under this message: it comes back by itself"
-            ),
+            );
+            return;
+        }
+        let (topology, publisher) = (&self.topology, &session.publisher);
+        match settle(
+            &message,
+            receipt,
+            &judged.decision,
+            topology,
+            publisher,
+            unix_ms(),
+        )
+        .await
+        {
+            Ok(()) => {
+                session.life().prove();
+                self.settled(&message, &judged);
+            }
             Err(err) => {
                 self.metrics
                     .settle_failures_total

@@ -24,8 +24,8 @@ impl Worker {
             }
             let call = self.client.delete(user, group, connection).await;
             let reset = call.reply == Reply::Reset;
-            let usersig = call.usersig.clone();
-            let verdict = self.judged(call);
+            let (usersig, called) = (call.usersig.clone(), call.started);
+            let verdict = self.judged(call).await;
             let step = next_step(verdict.class(), reset, tries, self.retry.quick_attempts);
             tries = tries.after(step);
             connection = Connection::Pooled;
@@ -37,17 +37,24 @@ impl Worker {
                         return NameEnd::Interrupted;
                     }
                 }
-                Step::SlowDown => self.suspension.limiter().slow_down().await,
+                Step::SlowDown => self.suspension.limiter().slow_down(),
                 Step::SignAnew => self.client.signer.renew(&usersig),
                 Step::AskProbe => {
-                    let healthy = self.suspension.account_is_healthy().await;
+                    let healthy = self.suspension.account_is_healthy(&verdict, called).await;
+                    // The key was rotated under this call, and the probe has found the new one: that was not the message's
+                    // fault.
+                    if healthy && !tries.resigned && self.client.signer.current() != usersig {
+                        tries.resigned = true;
+                        continue;
+                    }
                     return NameEnd::after_probe(verdict, healthy);
                 }
             }
         }
     }
 
-    fn judged(&self, call: Call) -> Verdict {
+    async fn judged(&self, call: Call) -> Verdict {
+        let called = call.started;
         let verdict = self.codes.classify(call.reply);
         let class = verdict.class();
         self.metrics
@@ -63,7 +70,7 @@ impl Worker {
                 .last_success_timestamp_seconds
                 .set(unix_seconds());
         }
-        self.suspension.observe(&verdict);
+        self.suspension.observe(&verdict, called).await;
         verdict
     }
 

@@ -56,7 +56,7 @@ impl Worker {
         let code = verdict.map_or("", |verdict| verdict.row.label.as_str());
         let class = verdict.map_or("", |verdict| reported_class(verdict.class()).label());
         let meaning = verdict.map_or("", |verdict| verdict.row.meaning.as_str());
-        let attempt = message.attempt(unix_ms()).failures;
+        let attempt = attempt(message, judged);
         let (user, groups, count, malformed) = match &judged.event {
             Ok(event) => {
                 let groups = self.ids.show_all(event.groups());
@@ -102,6 +102,19 @@ fn names_in(successor: &Successor, judged: &Judged) -> usize {
         (None, Ok(event)) => event.groups().len(),
         (None, Err(_)) => 0,
     }
+}
+
+/// Counted failures so far, this delivery's included: what the headers of the copies say.
+fn attempt(message: &Message, judged: &Judged) -> u32 {
+    let copies = match &judged.decision {
+        Decision::Ack(successors) => successors.as_slice(),
+        Decision::HandBack => &[],
+    };
+    let last = copies
+        .iter()
+        .map(|successor| successor.attempt.failures)
+        .max();
+    last.unwrap_or_else(|| message.attempt(unix_ms()).failures)
 }
 
 /// The verdict that a log line tells: the first successor's.

@@ -1,6 +1,13 @@
 //! The integration tests: the real binary against a real RabbitMQ and a real HTTP server that misbehaves on demand.
 //!
 //! One crate, so that all tests share one throw-away node. Tests are grouped by the guarantee they prove.
+#![allow(
+    clippy::float_cmp,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "metrics are f64, counters are small whole numbers"
+)]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 mod world;
