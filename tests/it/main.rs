@@ -12,7 +12,10 @@
 mod harness;
 mod world;
 
+mod cli;
 mod error_table;
 mod harness_works;
 mod main_job;
 mod sandbox;
+mod secrets;
+mod surface;

@@ -1,0 +1,440 @@
+//! The daemon from outside: its HTTP pages, and what it makes of the broker's queues.
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use convgroup_deleter::sandbox::{Fault, Rule};
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::harness::broker::persistent;
+use crate::harness::{
+    Broker, Daemon, DaemonConfig, PATIENCE, Proxy, eventually, free_port, shared_node,
+};
+use crate::world::{World, event, eventually_settled};
+
+const SNAPSHOT: &str = include_str!("../snapshots/metrics.txt");
+
+// --- metrics
+
+/// The lines of an exposition without what is the machine's (`process_…`), its values cut off.
+fn series(text: &str) -> Vec<&str> {
+    let is_process = |line: &&str| {
+        line.trim_start_matches("# HELP ")
+            .trim_start_matches("# TYPE ")
+            .starts_with("process_")
+    };
+    let lines = text.lines().filter(|line| !is_process(line));
+    lines
+        .map(|line| {
+            if line.starts_with('#') {
+                line
+            } else {
+                line.rsplit_once(' ').map_or(line, |cut| cut.0)
+            }
+        })
+        .collect()
+}
+
+/// A daemon that can't reach its broker: nothing happens to it, its counters are as they start.
+async fn idle_daemon() -> Daemon {
+    let broker = format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port());
+    let mut daemon = DaemonConfig::new(&broker, "http://127.0.0.1:9").spawn();
+    daemon.eventually_status("/livez", 200, PATIENCE).await;
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_series_of_the_contract_exists_from_the_start() {
+    let daemon = idle_daemon().await;
+    let metrics = daemon.metrics().await;
+    let (found, wanted) = (series(&metrics.text), series(SNAPSHOT));
+    let (found_set, wanted_set): (BTreeSet<_>, BTreeSet<_>) =
+        (found.iter().collect(), wanted.iter().collect());
+    let missing: Vec<_> = wanted_set.difference(&found_set).collect();
+    let unknown: Vec<_> = found_set.difference(&wanted_set).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "missing: {missing:#?}\nnot in the snapshot: {unknown:#?}"
+    );
+    assert_eq!(found.len(), found_set.len(), "a series stands there twice");
+    for line in metrics
+        .text
+        .lines()
+        .filter(|line| line.starts_with("convgroup_"))
+    {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let counts = ["_total", "_bucket", "_sum", "_count"]
+            .iter()
+            .any(|end| series.split('{').next().unwrap().ends_with(end));
+        assert!(
+            !counts || value == "0",
+            "counted before anything happened: {line}"
+        );
+    }
+    for name in [
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_open_fds",
+    ] {
+        assert!(
+            metrics.find(name, &[]).is_some(),
+            "no {name} in\n{}",
+            metrics.text
+        );
+    }
+    assert!(metrics.value("convgroup_usersig_expiry_timestamp_seconds", &[]) > 1.6e9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_series_comes_or_goes_while_messages_are_settled() {
+    let world = World::new().await.set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
+    let daemon = busy_daemon(&world).await;
+    let metrics = daemon.metrics().await;
+    assert_eq!(series(&metrics.text), series(SNAPSHOT));
+}
+
+/// A daemon that has deleted, found gone, delayed and dead-lettered.
+async fn busy_daemon(world: &World) -> Daemon {
+    world.user("user15", &["a", "late"]);
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(50004)).group("late").times(1));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(51011)).group("bad"));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(99_999)).group("odd").times(1));
+    let daemon = world.daemon().await;
+    for group in ["a", "gone", "late", "bad", "odd"] {
+        world.publish("user15", &[group]).await;
+    }
+    world.publish_raw(b"no event", persistent()).await;
+    eventually_settled(&daemon, "deleted", 2).await;
+    eventually_settled(&daemon, "gone", 2).await;
+    eventually_settled(&daemon, "dead_lettered", 2).await;
+    daemon
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_served_as_the_prometheus_text_format() {
+    let daemon = idle_daemon().await;
+    let (head, body) = get(daemon.addr(), "/metrics").await;
+    assert_eq!(
+        header(&head, "content-type").as_deref(),
+        Some("text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(body.ends_with('\n'), "the last line must be ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_accepts_the_metrics_of_an_idle_and_of_a_busy_daemon() {
+    let idle = idle_daemon().await.metrics().await.text;
+    let world = World::new().await.set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
+    let busy = busy_daemon(&world).await.metrics().await.text;
+    for text in [idle, busy] {
+        let mut promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("promtool is missing: apt-get install prometheus");
+        let mut stdin = promtool.stdin.take().unwrap();
+        stdin.write_all(text.as_bytes()).await.unwrap();
+        drop(stdin);
+        let output = tokio::time::timeout(PATIENCE, promtool.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success(),
+            "{}\n{text}",
+            String::from_utf8_lossy(&said)
+        );
+    }
+}
+
+/// Head and body of a GET, with the headers that [`Daemon::http`] leaves out.
+async fn get(addr: SocketAddr, path: &str) -> (String, String) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(addr).await?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = tokio::time::timeout(PATIENCE, exchange).await;
+    let answer = answer.expect("an answer in time").expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    (head.to_owned(), body.to_owned())
+}
+
+fn header(head: &str, name: &str) -> Option<String> {
+    let mut headers = head
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(": "));
+    headers
+        .find(|(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.to_owned())
+}
+
+// --- health
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_starts_before_its_broker_says_so_and_becomes_ready() {
+    let node = shared_node().await;
+    let proxy = Proxy::start(node.addr()).await;
+    proxy.cut();
+    let world = World::new()
+        .await
+        .set("CONVGROUP_AMQP__URL", proxy.amqp_url());
+    world.user("user15", &["a"]);
+    let mut daemon = world.config.spawn();
+    let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+    assert!(
+        reason.starts_with("not connected to the broker: "),
+        "{reason}"
+    );
+    assert_eq!(
+        daemon.http("/livez").await.0,
+        200,
+        "a missing broker is no reason for a restart"
+    );
+    shows_state(&daemon, "disconnected").await;
+    proxy.restore();
+    daemon.ready(PATIENCE).await;
+    assert_eq!(daemon.http("/livez").await.0, 200);
+    shows_state(&daemon, "consuming").await;
+    world.publish("user15", &["a"]).await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    // The same after a loss in the middle.
+    proxy.cut();
+    let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+    assert!(
+        reason.starts_with("not connected to the broker: "),
+        "{reason}"
+    );
+    assert_eq!(daemon.http("/livez").await.0, 200);
+    proxy.restore();
+    daemon.ready(PATIENCE).await;
+}
+
+/// The status page and the metric agree.
+async fn shows_state(daemon: &Daemon, state: &str) {
+    let (head, page) = get(daemon.addr(), "/").await;
+    assert!(head.contains(" 200 "), "{head}");
+    assert_eq!(
+        header(&head, "content-type").as_deref(),
+        Some("text/html; charset=utf-8"),
+        "{head}"
+    );
+    assert!(
+        page.contains(&format!("<td>{state}")),
+        "no {state} in\n{page}"
+    );
+    let text = daemon.metrics().await.text;
+    for name in ["consuming", "suspended", "draining", "disconnected"] {
+        let is_it = u8::from(name == state);
+        let line = format!("convgroup_state{{state=\"{name}\"}} {is_it}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "no {line} in\n{text}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_listening_at_the_brokers_address_is_told_with_the_address() {
+    let mut daemon = idle_daemon().await;
+    eventually("the reason is told", PATIENCE, async || {
+        let page = daemon
+            .try_http("/readyz")
+            .await
+            .map_err(|err| err.to_string())?;
+        let told = page.0 == 503 && page.1.contains("127.0.0.1:") && page.1.contains("refused");
+        if told { Ok(()) } else { Err(page.1) }
+    })
+    .await;
+    shows_state(&daemon, "disconnected").await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait_exit(PATIENCE).await, 0, "{}", daemon.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_daemon_is_not_ready_but_alive() {
+    let world = World::new().await;
+    world.fault(Fault::code(60020));
+    let mut daemon = world.daemon().await;
+    world.publish("user15", &["a"]).await;
+    let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+    assert!(reason.starts_with("suspended: "), "{reason}");
+    assert!(
+        reason.contains("60020") && reason.contains("next probe"),
+        "{reason}"
+    );
+    assert_eq!(daemon.http("/livez").await.0, 200);
+    shows_state(&daemon, "suspended").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_path_is_not_found() {
+    let daemon = idle_daemon().await;
+    for path in ["/nope", "/metrics/", "/metrics/x", "/readyz/x", "//"] {
+        assert_eq!(daemon.http(path).await.0, 404, "{path}");
+    }
+    assert_eq!(daemon.http("/metrics?x=1").await.0, 200);
+}
+
+// --- topology
+
+/// The contract's queues for these settings, written a second time on purpose: name and arguments.
+fn contract(config: &DaemonConfig) -> [(String, Vec<(&'static str, AMQPValue)>); 3] {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let dead_letters_to = |target: &str| {
+        vec![
+            ("x-dead-letter-exchange", text("")),
+            ("x-dead-letter-routing-key", text(target)),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+        ]
+    };
+    let queue = config.queue();
+    let mut main = dead_letters_to(&config.dead_queue());
+    main.push(("x-single-active-consumer", AMQPValue::Boolean(true)));
+    main.push(("x-delivery-limit", AMQPValue::LongInt(1000)));
+    let mut tier = dead_letters_to(queue);
+    tier.push(("x-message-ttl", AMQPValue::LongInt(1000)));
+    let dead = vec![("x-delivery-limit", AMQPValue::LongInt(2_000_000_000))];
+    [
+        (config.dead_queue(), dead),
+        (queue.to_owned(), main),
+        (format!("{queue}.retry.1s"), tier),
+    ]
+}
+
+/// Declares a queue with these arguments; what exists must have exactly these.
+async fn declare(
+    broker: &Broker,
+    name: &str,
+    arguments: &[(&'static str, AMQPValue)],
+) -> lapin::Result<()> {
+    let mut table = FieldTable::default();
+    table.insert(
+        "x-queue-type".into(),
+        AMQPValue::LongString("quorum".into()),
+    );
+    for (name, value) in arguments {
+        table.insert((*name).into(), value.clone());
+    }
+    let channel = broker.channel().await;
+    channel
+        .queue_declare(name.into(), QueueDeclareOptions::durable(), table)
+        .await
+        .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_declares_the_contracts_queues_exchange_and_binding() {
+    let world = World::new().await;
+    world.user("user15", &["a"]);
+    let daemon = world.daemon().await;
+    for (name, arguments) in contract(&world.config) {
+        assert!(world.broker.has_queue(&name).await, "no {name}");
+        declare(&world.broker, &name, &arguments)
+            .await
+            .unwrap_or_else(|err| panic!("{name} has other arguments: {err}"));
+    }
+    // Declaring is comparing: durable and direct, or this is refused.
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let channel = world.broker.channel().await;
+    let exchange = world.config.exchange();
+    channel
+        .exchange_declare(
+            exchange.into(),
+            ExchangeKind::Direct,
+            options,
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    world.publish("user15", &["a"]).await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    let other = world
+        .broker
+        .try_publish(exchange, "other", b"{}", persistent())
+        .await;
+    assert!(other.is_err(), "only the routing key `delete` is bound");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_with_other_arguments_is_named_until_it_is_gone() {
+    let world = World::new().await;
+    let queue = world.config.queue();
+    world.broker.declare_quorum(queue).await;
+    let mut daemon = world.config.spawn();
+    eventually("the conflict is told", PATIENCE, async || {
+        let (status, reason) = daemon
+            .try_http("/readyz")
+            .await
+            .map_err(|err| err.to_string())?;
+        let named = [queue, "'x-", "other arguments", "amqp.queue"];
+        let told = status == 503 && named.iter().all(|part| reason.contains(part));
+        if told { Ok(()) } else { Err(reason) }
+    })
+    .await;
+    assert_eq!(daemon.http("/livez").await.0, 200);
+    let (_, page) = daemon.http("/").await;
+    assert!(page.contains("other arguments"), "{page}");
+    assert_eq!(
+        world.broker.depth(queue).await,
+        0,
+        "what is there is left alone"
+    );
+    let channel = world.broker.channel().await;
+    channel
+        .queue_delete(queue.into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
+    daemon.ready(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_may_not_declare_waits_for_each_missing_queue() {
+    let world = World::new().await.set("CONVGROUP_AMQP__DECLARE", "false");
+    world.user("user15", &["a"]);
+    let mut daemon = world.config.spawn();
+    for (name, arguments) in contract(&world.config) {
+        eventually(&format!("{name} is missed"), PATIENCE, async || {
+            let (status, reason) = daemon
+                .try_http("/readyz")
+                .await
+                .map_err(|err| err.to_string())?;
+            let named = [&*format!("queue {name} does not exist"), "amqp.declare"];
+            let told = status == 503 && named.iter().all(|part| reason.contains(part));
+            if told { Ok(()) } else { Err(reason) }
+        })
+        .await;
+        declare(&world.broker, &name, &arguments).await.unwrap();
+    }
+    daemon.ready(PATIENCE).await;
+    let body = event("user15", &["a"]);
+    world
+        .broker
+        .publish("", world.config.queue(), body.as_bytes(), persistent())
+        .await;
+    eventually_settled(&daemon, "deleted", 1).await;
+}
