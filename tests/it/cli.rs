@@ -332,6 +332,28 @@ async fn a_configuration_file_that_is_not_there_is_named() {
     }
 }
 
+/// `convgroup-deleter explain | head -1` is everyday use, and a full disk is no bug of this program.
+#[tokio::test]
+async fn output_that_nobody_takes_is_no_panic() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let refusing: [(&str, Stdio); 2] = [
+        ("a closed pipe", writer.into()),
+        ("a full disk", full.into()),
+    ];
+    for (what, stdout) in refusing {
+        let args = ["explain"];
+        let child = Tool::bare().command(&args).stdout(stdout).spawn().unwrap();
+        let ran = Ran::of(&args, child).await;
+        assert!(!ran.stderr.contains("panicked"), "{what}: {}", ran.all());
+        assert_ne!(ran.code, Some(101), "{what}: {}", ran.all());
+    }
+}
+
 /// A tool complains only about the sections it uses: publishing needs no key of the API.
 #[tokio::test]
 async fn a_tool_needs_only_its_own_sections() {
@@ -685,6 +707,16 @@ async fn check_names_a_queue_that_the_daemon_may_not_declare() {
             "amqp.declare = true",
         ],
     );
+}
+
+/// The usual way into a conflict: somebody made the main queue by hand before any daemon ran.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_a_conflict_also_while_other_queues_are_missing() {
+    let world = World::new().await;
+    world.broker.declare_quorum(world.config.queue()).await;
+    let ran = Tool::of(&world).run(&["check"]).await.code(1);
+    let queue = world.config.queue();
+    ran.line("FAIL  queues", &[queue, "'x-", "other arguments"]);
 }
 
 /// Replaces a queue by a plain one: quorum, but without the contract's other arguments.

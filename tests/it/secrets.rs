@@ -500,6 +500,22 @@ async fn a_refused_password_is_not_repeated() {
     assert_nothing_is_told("the daemon", &(pages + &daemon.output()), since_s);
 }
 
+/// A dead letter is kept for weeks and shown by tools: the API's text in it may name ids, never the signature.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_carries_no_signature() {
+    let since_s = now_s();
+    let world = telltale_world().await;
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::Echo(51011)).group(&group("rejected")));
+    let _daemon = world.daemon().await;
+    told_event(&world, &["rejected"]).await;
+    let dead = world.dead(1).await.remove(0);
+    let info = dead.header_text("convgroup-info").unwrap();
+    let found = secrets_in(&info, since_s);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 // --- a panic
 
 const CHILD: &str = "SECRETS_PANIC_IN";
@@ -630,6 +646,22 @@ async fn mistakes_beside_secrets_do_not_repeat_them() {
         for command in ["config", "check", "run"] {
             let told = tool(&config, &[command], 78).await;
             assert_nothing_is_told(&file, &told, now_s());
+        }
+    }
+}
+
+/// Such an address is refused, but `config` shows it beside the refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_in_the_address_of_the_api_are_not_shown() {
+    for address in [
+        format!("https://{AMQP_USER}:{PASSWORD}@host"),
+        format!("https://host/?token={PASSWORD}"),
+        format!("https://host/#{PASSWORD}"),
+    ] {
+        let config = DaemonConfig::new("amqp://127.0.0.1", &address);
+        for command in ["config", "check", "run"] {
+            let told = tool(&config, &[command], 78).await;
+            assert_nothing_is_told(&address, &told, now_s());
         }
     }
 }

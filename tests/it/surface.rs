@@ -287,6 +287,18 @@ async fn a_suspended_daemon_is_not_ready_but_alive() {
     shows_state(&daemon, "suspended").await;
 }
 
+/// "Look it up" helps only who is told what to look up.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_an_unlisted_code_is_told_while_it_suspends() {
+    let world = World::new().await;
+    world.fault(Fault::code(99_999));
+    let mut daemon = world.daemon().await;
+    world.publish("user15", &["a"]).await;
+    let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+    assert!(reason.contains("99999"), "{reason}");
+    assert!(daemon.output().contains("99999"), "{}", daemon.output());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_is_not_found() {
     let daemon = idle_daemon().await;
