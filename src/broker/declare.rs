@@ -60,6 +60,33 @@ pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), 
     Ok(())
 }
 
+/// Looks at each queue by itself: returns the names of those that are missing, after comparing the arguments of the others.
+/// Creates nothing.
+///
+/// # Errors
+/// [`BrokerError::Topology`] names the first queue that exists with other arguments, the argument and what to do.
+pub async fn compare(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<Vec<String>, BrokerError> {
+    let mut missing = Vec::new();
+    for queue in topology.queues() {
+        // A refusal closes the channel: each queue has one of its own.
+        let channel = bounded("opening a channel", connection.create_channel()).await?;
+        match depth(&channel, &queue.name).await {
+            // It exists: declaring it creates nothing, it only compares.
+            Ok(_) => declare_queue(&channel, queue, false).await?,
+            Err(BrokerError::Failed(_, reply)) if reply.contains("NOT_FOUND") => {
+                missing.push(queue.name.clone());
+                continue;
+            }
+            Err(err) => return Err(err),
+        }
+        close(&channel).await;
+    }
+    Ok(missing)
+}
+
 /// Messages ready in a queue, asked by a passive declare: immediate and exact on every version.
 ///
 /// # Errors

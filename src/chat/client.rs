@@ -127,7 +127,7 @@ impl ChatClient {
             .header("content-type", "application/json")
             .body(body);
         let reply = match request.send().await {
-            Ok(response) => read(response).await,
+            Ok(response) => read(response, &usersig).await,
             Err(err) => fault(err),
         };
         Call {
@@ -139,7 +139,7 @@ impl ChatClient {
     }
 }
 
-async fn read(mut response: Response) -> Reply {
+async fn read(mut response: Response, usersig: &UserSig) -> Reply {
     match response.status() {
         status if status.is_client_error() || status.is_server_error() => {
             // Read to its end, the connection can be used again; what it says is of no use.
@@ -164,10 +164,14 @@ async fn read(mut response: Response) -> Reply {
         }
     }
     match serde_json::from_slice::<ReplyBody>(&body) {
-        Ok(ReplyBody { code, info }) => Reply::Answer {
-            code,
-            info: info.as_str().unwrap_or_default().to_owned(),
-        },
+        Ok(ReplyBody { code, info }) => {
+            // The text may repeat the URL, and goes into headers.
+            let info = info
+                .as_str()
+                .unwrap_or_default()
+                .replace(usersig.expose(), "(usersig)");
+            Reply::Answer { code, info }
+        }
         Err(_) => Reply::BadBody,
     }
 }

@@ -1,7 +1,9 @@
 //! `check`: is everything ready to run? A line each.
 use std::time::Duration;
 
-use super::{Exit, Failure};
+use anyhow::anyhow;
+
+use super::{Exit, Failure, say};
 use crate::broker::{BrokerError, declare, session};
 use crate::chat::client::ChatClient;
 use crate::chat::probe::{Health, probe};
@@ -28,30 +30,30 @@ pub(super) async fn check(settings: &Settings, args: Args) -> Result<Exit, Failu
     let config = match settings.config() {
         Ok(config) => config,
         Err(err) => {
-            line("config", &Err((Exit::Config, err.to_string())));
+            line("config", &Err((Exit::Config, err.to_string())))?;
             return Ok(Exit::Config);
         }
     };
-    line("config", &Ok("all values are valid".to_owned()));
+    line("config", &Ok("all values are valid".to_owned()))?;
     let broker = broker(&config.amqp).await;
-    line("broker", &broker);
+    line("broker", &broker)?;
     let queues = match &broker {
         Ok(_) => queues(&config.amqp).await,
         Err((exit, _)) => Err((*exit, "not checked".to_owned())),
     };
-    line("queues", &queues);
+    line("queues", &queues)?;
     let api = api(&config).await;
-    line("api", &api);
+    line("api", &api)?;
     let worst = [broker, queues, api].into_iter().find_map(Result::err);
     Ok(worst.map_or(Exit::Done, |(exit, _)| exit))
 }
 
 type Finding = Result<String, (Exit, String)>;
 
-fn line(what: &str, finding: &Finding) {
+fn line(what: &str, finding: &Finding) -> Result<(), Failure> {
     match finding {
-        Ok(text) => println!("ok    {what:<7} {text}"),
-        Err((_, text)) => println!("FAIL  {what:<7} {text}"),
+        Ok(text) => say(&format!("ok    {what:<7} {text}\n")),
+        Err((_, text)) => say(&format!("FAIL  {what:<7} {text}\n")),
     }
 }
 
@@ -65,20 +67,22 @@ async fn broker(amqp: &Amqp) -> Finding {
 async fn queues(amqp: &Amqp) -> Finding {
     let refused = |err: BrokerError| (Exit::Other, err.to_string());
     let (connection, _) = session::connect_any(amqp, "check").await.map_err(refused)?;
-    match declare::verify(&connection, &amqp.topology).await {
-        Err(BrokerError::Topology(_)) if amqp.declare => {
-            return Ok("not all there yet; the daemon declares them when it starts".to_owned());
-        }
-        found => found.map_err(refused)?,
-    }
     if !amqp.declare {
+        declare::verify(&connection, &amqp.topology)
+            .await
+            .map_err(refused)?;
         return Ok("all there".to_owned());
     }
-    // All exist: declaring creates nothing now, it only compares the arguments.
-    declare::declare(&connection, &amqp.topology)
+    let missing = declare::compare(&connection, &amqp.topology)
         .await
         .map_err(refused)?;
-    Ok("all there, with the arguments they need".to_owned())
+    Ok(match missing.as_slice() {
+        [] => "all there, with the arguments they need".to_owned(),
+        missing => format!(
+            "not all there yet: {}; the daemon declares what is missing when it starts",
+            missing.join(" ")
+        ),
+    })
 }
 
 async fn api(config: &Config) -> Finding {
@@ -91,7 +95,7 @@ async fn api(config: &Config) -> Finding {
         format!(
             "{}: {} ({}). {}",
             config.im.endpoint.as_str(),
-            row.label,
+            verdict.answer,
             row.meaning,
             row.advice
         )
@@ -107,7 +111,12 @@ async fn api(config: &Config) -> Finding {
 }
 
 async fn ready(url: &str) -> Result<Exit, Failure> {
-    let usage = |err: reqwest::Error| Failure::new(Exit::Usage, err);
+    let usage = |err: reqwest::Error| {
+        Failure::new(
+            Exit::Usage,
+            anyhow!(err).context("--ready wants a url like http://127.0.0.1:9464/readyz"),
+        )
+    };
     let client = reqwest::Client::builder()
         .timeout(READY_TIMEOUT)
         .no_proxy()
@@ -118,10 +127,10 @@ async fn ready(url: &str) -> Result<Exit, Failure> {
         Ok(reply) if reply.status() == reqwest::StatusCode::OK => Ok(Exit::Done),
         Ok(reply) => {
             let status = reply.status();
-            println!(
-                "{status}: {}",
+            say(&format!(
+                "{status}: {}\n",
                 reply.text().await.unwrap_or_default().trim()
-            );
+            ))?;
             Ok(Exit::Unavailable)
         }
         Err(err) => Err(Failure::new(Exit::Unavailable, err)),

@@ -32,8 +32,9 @@ Exit codes: 0 done, 64 usage, 69 a service is unavailable, 78 configuration, 1 a
 #[derive(Debug, Parser)]
 #[command(name = "convgroup-deleter", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
-    /// Configuration file (TOML); beats the defaults, is beaten by `CONVGROUP_…` variables.
-    #[arg(long, global = true, value_name = "FILE", env = "CONVGROUP_CONFIG")]
+    /// Configuration file (TOML), or the variable `CONVGROUP_CONFIG`; beats the defaults, is beaten by the other
+    /// `CONVGROUP_…` variables.
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
@@ -123,7 +124,13 @@ fn deepen_stacks() {
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
-    let settings = Settings::load(cli.config.as_deref(), variables()?);
+    let named = || {
+        std::env::var_os(CONFIG)
+            .filter(|file| !file.is_empty())
+            .map(PathBuf::from)
+    };
+    let file = cli.config.or_else(named);
+    let settings = Settings::load(file.as_deref(), variables()?);
     match cli.command {
         Command::Run => run::run(&settings).await,
         Command::Publish(args) => publish::publish(&settings, args).await,
@@ -134,6 +141,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     }
 }
 
+/// Names the configuration file; it is no key.
+const CONFIG: &str = "CONVGROUP_CONFIG";
+
 /// The environment. A variable of ours that is not UTF-8 is a mistake; others are nobody's business.
 fn variables() -> Result<Vec<(String, String)>, Failure> {
     let mut variables = Vec::new();
@@ -141,8 +151,7 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
         let Ok(name) = name.into_string() else {
             continue;
         };
-        // CONVGROUP_CONFIG names the file; it is no key.
-        if name == "CONVGROUP_CONFIG" || !name.starts_with("CONVGROUP_") {
+        if name == CONFIG || !name.starts_with("CONVGROUP_") {
             continue;
         }
         match value.into_string() {

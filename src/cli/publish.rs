@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::broker::feed::Feed;
 use crate::config::Settings;
 use crate::domain::message::{DeleteGroups, decode};
@@ -53,20 +53,21 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
         Err((confirmed, err)) => (confirmed, Some(err)),
     };
     let plural = if confirmed == 1 { "" } else { "s" };
-    println!(
-        "{confirmed} event{plural} published and confirmed in {:.1} s",
+    say(&format!(
+        "{confirmed} event{plural} published and confirmed in {:.1} s\n",
         started.elapsed().as_secs_f64()
-    );
+    ))?;
     match failure {
         None => Ok(Exit::Done),
-        Some(err) => Err(Failure::new(
-            Exit::Unavailable,
-            anyhow!(err).context(format!(
-                "{} of {} events are not confirmed; publish the whole again, repeats do no harm",
-                events.len() - confirmed,
+        Some(err) => {
+            let Failure { exit, error } = Failure::from(err);
+            let unconfirmed = events.len() - confirmed;
+            let error = error.context(format!(
+                "{unconfirmed} of {} events are not confirmed; publish the whole again, repeats do no harm",
                 events.len()
-            )),
-        )),
+            ));
+            Err(Failure { exit, error })
+        }
     }
 }
 

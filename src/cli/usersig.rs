@@ -6,7 +6,6 @@ use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 
 use super::{Exit, Failure, say};
-use crate::chat::signer::LIFETIME_S;
 use crate::chat::usersig::{decode, sign};
 use crate::config::Settings;
 
@@ -24,7 +23,7 @@ enum Command {
         #[arg(long)]
         identifier: Option<String>,
         /// How long it is to be valid.
-        #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+        #[arg(long, default_value = "24h", value_parser = lifetime)]
         lifetime: Duration,
     },
     /// Show what a UserSig says, and check it against the configured app and key.
@@ -32,6 +31,15 @@ enum Command {
         /// The UserSig; `-` or nothing reads it from standard input, which keeps it out of the process list.
         usersig: Option<String>,
     },
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = humantime::parse_duration(text).map_err(|err| err.to_string())?;
+    if lifetime < Duration::from_secs(1) {
+        Err("at least 1s is needed".to_owned())
+    } else {
+        Ok(lifetime)
+    }
 }
 
 pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> {
@@ -49,11 +57,7 @@ pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> 
                 .load()
                 .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
             let identifier = identifier.as_deref().unwrap_or(&im.identifier);
-            let lifetime_s = if lifetime.is_zero() {
-                LIFETIME_S
-            } else {
-                lifetime.as_secs()
-            };
+            let lifetime_s = lifetime.as_secs();
             let usersig = sign(
                 im.sdk_app_id,
                 key.expose_secret(),
@@ -114,7 +118,7 @@ fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
                 not(genuine),
                 not(app)
             );
-            (text, genuine && app)
+            (text, genuine && app && !expired)
         }
     };
     say(&format!(
@@ -126,9 +130,5 @@ fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
         at(claims.valid_until_s()),
         if expired { "no: it has expired" } else { "yes" },
     ))?;
-    Ok(if good && !expired {
-        Exit::Done
-    } else {
-        Exit::Other
-    })
+    Ok(if good { Exit::Done } else { Exit::Other })
 }

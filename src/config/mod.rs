@@ -330,6 +330,15 @@ fn unknown_key(key: &str) -> String {
 fn shown(key: &str, text: &Text) -> String {
     let texts = match key {
         "im.secret_key" => return "(hidden)".to_owned(),
+        // One that is refused may hold credentials.
+        "im.base_url" => text
+            .list()
+            .iter()
+            .map(|url| {
+                Endpoint::from_base_url(url)
+                    .map_or("(not an http address)".to_owned(), |_| url.clone())
+            })
+            .collect(),
         "amqp.url" => text
             .list()
             .iter()

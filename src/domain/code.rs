@@ -160,6 +160,8 @@ struct RawTable {
 pub struct Verdict {
     /// The row that matched.
     pub row: Arc<Row>,
+    /// What was answered, for people: the row's label, and the number where the label hides it (`other, ErrorCode 99999`).
+    pub answer: String,
     /// The API's own text, at most [`INFO_BYTES_MAX`] bytes. It may name users and groups: a header may carry it, a log not.
     pub info: String,
 }
@@ -252,13 +254,14 @@ impl CodeTable {
     #[must_use]
     pub fn classify(&self, reply: Reply) -> Verdict {
         match reply {
-            Reply::Answer { code, info } => match self.rows.get(&code.to_string()) {
-                Some(row) => Verdict {
-                    row: Arc::clone(row),
-                    info: bounded(&info),
-                },
-                None => self.verdict(OTHER, &format!("ErrorCode {code}: {info}")),
-            },
+            Reply::Answer { code, info } if self.lists(&code.to_string()) => {
+                self.verdict(&code.to_string(), None, &info)
+            }
+            Reply::Answer { code, info } => {
+                let number = format!("ErrorCode {code}");
+                let info = format!("{number}: {info}");
+                self.verdict(OTHER, Some(number), &info)
+            }
             Reply::HttpStatus(status) => {
                 let exact = format!("http_{status}");
                 let group = match status {
@@ -266,29 +269,32 @@ impl CodeTable {
                     500..=599 => "http_5xx",
                     _ => "bad_body",
                 };
-                let key = if self.rows.contains_key(&exact) {
-                    &exact
-                } else {
-                    group
-                };
-                self.verdict(key, &format!("HTTP status {status}"))
+                let key = if self.lists(&exact) { &exact } else { group };
+                let number = format!("HTTP status {status}");
+                self.verdict(key, Some(number.clone()), &number)
             }
-            Reply::Timeout => self.verdict("timeout", ""),
-            Reply::Connect => self.verdict("connect", ""),
-            Reply::Reset => self.verdict("reset", ""),
-            Reply::BadBody => self.verdict("bad_body", ""),
+            Reply::Timeout => self.verdict("timeout", None, ""),
+            Reply::Connect => self.verdict("connect", None, ""),
+            Reply::Reset => self.verdict("reset", None, ""),
+            Reply::BadBody => self.verdict("bad_body", None, ""),
         }
     }
 
     /// The verdict on a message whose handling panicked.
     #[must_use]
     pub fn panic(&self) -> Verdict {
-        self.verdict(PANIC, "")
+        self.verdict(PANIC, None, "")
     }
 
-    fn verdict(&self, key: &str, info: &str) -> Verdict {
+    fn verdict(&self, key: &str, number: Option<String>, info: &str) -> Verdict {
+        let row = Arc::clone(&self.rows[key]);
+        let answer = match number {
+            Some(number) => format!("{}, {number}", row.label),
+            None => row.label.clone(),
+        };
         Verdict {
-            row: Arc::clone(&self.rows[key]),
+            row,
+            answer,
             info: bounded(info),
         }
     }

@@ -59,7 +59,11 @@ impl std::fmt::Display for Reason {
         } else {
             "the API can't be reached"
         };
-        write!(f, "{what}: {} ({}). {}", row.label, row.meaning, row.advice)
+        write!(
+            f,
+            "{what}: {} ({}). {}",
+            self.verdict.answer, row.meaning, row.advice
+        )
     }
 }
 

@@ -371,7 +371,7 @@ impl Daemon {
             if status == 200 && condition(&metrics) {
                 Ok(metrics)
             } else {
-                Err(text)
+                Err(status.to_string() + &metrics.told())
             }
         })
         .await
@@ -422,6 +422,15 @@ struct Sample {
 }
 
 impl Metrics {
+    /// What a failed test shows of them: everything of ours that is not zero, but for the buckets.
+    fn told(&self) -> String {
+        let ours = |line: &&str| {
+            line.starts_with("convgroup_") && !line.contains("_bucket{") && !line.ends_with(" 0")
+        };
+        let lines: Vec<&str> = self.text.lines().filter(ours).collect();
+        format!("\n{}", lines.join("\n"))
+    }
+
     /// Parses an exposition; panics on a line that is not one.
     pub fn parse(text: &str) -> Self {
         let lines = text

@@ -594,12 +594,12 @@ async fn check_has_a_line_for_each_part_that_is_ready() {
     let world = World::new().await;
     let tool = Tool::of(&world);
     let port = shared_node().await.port();
-    let base_url = world.sandbox.base_url();
+    let (base_url, queue) = (world.sandbox.base_url(), world.config.queue());
     let ran = tool.run(&["check"]).await.code(0);
     let expected = format!(
         "ok    config  all values are valid\n\
          ok    broker  connected to amqp://guest:***@127.0.0.1:{port}/%2f\n\
-         ok    queues  not all there yet; the daemon declares them when it starts\n\
+         ok    queues  not all there yet: {queue}.dead {queue} {queue}.retry.1s; the daemon declares what is missing when it starts\n\
          ok    api     {base_url}: calls work (probe is healthy)\n"
     );
     assert_eq!(ran.stdout, expected, "{}", ran.all());

@@ -256,7 +256,12 @@ async fn unknown_codes_ask_the_probe_and_count_when_it_is_healthy() {
     let world = World::new().await.set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1);
     let mut codes = codes_of(Class::Unknown);
     codes.push(("other".to_owned(), 99_999));
-    codes.extend(codes_of(Class::Account));
+    // 70050 asks for a minute's silence: the probe goes out later.
+    codes.extend(
+        codes_of(Class::Account)
+            .into_iter()
+            .filter(|(label, _)| label != "70050"),
+    );
     let daemon = world.daemon().await;
     answered_with(&world, &codes).await;
     let count = u32::try_from(codes.len()).unwrap();
