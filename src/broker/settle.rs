@@ -5,6 +5,7 @@ use super::{BrokerError, successor};
 use crate::domain::decide::{Decision, Destination, Successor};
 use crate::domain::message::with_groups;
 use crate::domain::topology::Topology;
+use crate::failpoint::{self, Point};
 
 /// A settle that failed: at which step, and why. The session is over; the message comes back by itself.
 #[derive(Debug)]
@@ -42,18 +43,20 @@ pub async fn settle(
                     .as_ref()
                     .map(|left| with_groups(&message.body, left));
                 let body = rewritten.as_ref().unwrap_or(&message.body);
-                publisher
-                    .publish(queue, properties, body)
-                    .await
-                    .map_err(|cause| SettleError {
-                        op: "publish",
-                        cause,
-                    })?;
+                let published = publisher.publish(queue, properties, body).await;
+                published.map_err(|cause| SettleError {
+                    op: "publish",
+                    cause,
+                })?;
+                failpoint::reach(match successor.to {
+                    Destination::Tier(_) => Point::AfterDelay,
+                    Destination::Dead(_) => Point::AfterDeadLetter,
+                });
             }
-            receipt
-                .ack()
-                .await
-                .map_err(|cause| SettleError { op: "ack", cause })
+            failpoint::reach(Point::BeforeAck);
+            let acked = receipt.ack().await;
+            failpoint::reach(Point::AfterAck);
+            acked.map_err(|cause| SettleError { op: "ack", cause })
         }
     }
 }

@@ -166,10 +166,11 @@ async fn read(mut response: Response, usersig: &UserSig) -> Reply {
     match serde_json::from_slice::<ReplyBody>(&body) {
         Ok(ReplyBody { code, info }) => {
             // The text may repeat the URL, and goes into headers.
+            let usersig = usersig.expose();
+            let info = info.as_str().unwrap_or_default();
             let info = info
-                .as_str()
-                .unwrap_or_default()
-                .replace(usersig.expose(), "(usersig)");
+                .replace(&format!("usersig={usersig}"), "…")
+                .replace(usersig, "…");
             Reply::Answer { code, info }
         }
         Err(_) => Reply::BadBody,

@@ -8,6 +8,7 @@ use crate::domain::code::{Class, Verdict};
 use crate::domain::decide::NameEnd;
 use crate::domain::reply::Reply;
 use crate::domain::retry::{Step, Tries, next_step};
+use crate::failpoint::{self, Point};
 use crate::intervals::Intervals;
 use crate::metrics::unix_seconds;
 
@@ -22,7 +23,9 @@ impl Worker {
             if !self.suspension.turn(life).await {
                 return NameEnd::Interrupted;
             }
+            failpoint::reach(Point::BeforeCall);
             let call = self.client.delete(user, group, connection).await;
+            failpoint::reach(Point::AfterCall);
             let reset = call.reply == Reply::Reset;
             let (usersig, called) = (call.usersig.clone(), call.started);
             let verdict = self.judged(call).await;

@@ -307,7 +307,7 @@ async fn a_process_is_signalled_captured_and_reaped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_outlives_a_killed_test_process() {
     const CHILD: &str = "HARNESS_WORKS_CHILD";
-    let name = "nothing_outlives_a_killed_test_process";
+    let name = "harness_works::nothing_outlives_a_killed_test_process";
     let sleeper = DaemonConfig::new("amqp://nowhere", "http://nowhere")
         .program("/bin/sh")
         .args(&["-c", "exec sleep 1000"]);
