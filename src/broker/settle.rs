@@ -43,8 +43,8 @@ pub async fn settle(
                     .as_ref()
                     .map(|left| with_groups(&message.body, left));
                 let body = rewritten.as_ref().unwrap_or(&message.body);
-                let published = publisher.publish(queue, properties, body).await;
-                published.map_err(|cause| SettleError {
+                let confirmed = publisher.publish(queue, properties, body).await;
+                confirmed.map_err(|cause| SettleError {
                     op: "publish",
                     cause,
                 })?;
