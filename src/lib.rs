@@ -1,4 +1,15 @@
 //! Turns RabbitMQ events "delete this user's conversation group" into calls of the Tencent Cloud Chat server API.
+//!
+//! *Bytes become a command, a reply becomes a verdict, verdicts become a decision, a decision becomes an effect; only the two
+//! ends touch the network.* What **chooses** is a pure function in [`domain`]; what **does** takes the choice as its argument.
+//!
+//! ```text
+//! cli ─► daemon ─► worker ─► pace ─► broker (RabbitMQ, lapin)
+//!                    │         └───► chat   (the API, reqwest)
+//!                    └─► domain: decode, classify, next_step, decide
+//! ```
+//!
+//! The rooms, the invariants and "to add X edit Y" are in ARCHITECTURE.md; what the daemon promises is in README.md.
 pub mod admin;
 pub mod broker;
 pub mod chat;
