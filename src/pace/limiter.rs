@@ -19,9 +19,18 @@ const LATENESS_MAX: Duration = Duration::from_millis(10);
 const CUT_INTERVAL: Duration = Duration::from_secs(1);
 /// The pace never falls below this share of the limit (nor below one call per second).
 const FLOOR_SHARE: f64 = 0.02;
-/// How often the pace climbs back a step after a cut, and by which share of the limit.
-const CLIMB_INTERVAL: Duration = Duration::from_secs(1);
-const CLIMB_SHARE: f64 = 0.05;
+/// How often the pace climbs a step after a cut.
+const CLIMB_INTERVAL: Duration = Duration::from_millis(100);
+/// Up to this share of the pace at which the API throttled it climbs quickly: what was granted before will be granted again.
+const WALL_SHARE: f64 = 0.9;
+/// A quick step, as a share of the limit: from the half back to the wall in about a second and a half.
+const QUICK_CLIMB_SHARE: f64 = 0.03;
+/// A slow step, as a share of the limit, beyond the wall: half a percent a second. Other callers come and go; meeting the wall again
+/// costs half the pace for a second.
+const SLOW_CLIMB_SHARE: f64 = 0.0005;
+
+/// Steps climbed at once after a pause without calls: as many as lead from the floor to the limit.
+const STEPS_MAX: u128 = 1000;
 
 /// When calls may leave. Pure: the clock is an argument.
 #[derive(Debug)]
@@ -31,7 +40,9 @@ pub struct Spacing {
     due: Option<Instant>,
     not_before: Option<Instant>,
     released: VecDeque<Instant>,
-    changed: Option<Instant>,
+    /// When the pace was cut last, and the pace at which the API throttled then.
+    cut: Option<(Instant, f64)>,
+    climbed: Option<Instant>,
 }
 
 impl Spacing {
@@ -45,7 +56,8 @@ impl Spacing {
             due: None,
             not_before: None,
             released: VecDeque::new(),
-            changed: None,
+            cut: None,
+            climbed: None,
         }
     }
 
@@ -90,27 +102,33 @@ impl Spacing {
 
     /// Halves the pace, once per burst of throttled answers. Says whether it did.
     pub fn cut(&mut self, now: Instant) -> bool {
-        if self.changed.is_some_and(|changed| {
-            now < changed + CUT_INTERVAL && self.pace < f64::from(self.limit)
-        }) {
+        if self.cut.is_some_and(|(at, _)| now < at + CUT_INTERVAL) {
             return false;
         }
         let floor = (f64::from(self.limit) * FLOOR_SHARE).max(1.0);
+        self.cut = Some((now, self.pace));
+        self.climbed = Some(now + CUT_INTERVAL / 2);
         self.pace = (self.pace / 2.0).max(floor);
-        self.changed = Some(now);
         self.due = self.due.max(Some(now + WINDOW.div_f64(self.pace)));
         true
     }
 
     fn climb(&mut self, now: Instant) {
         let limit = f64::from(self.limit);
-        if self.pace < limit
-            && self
-                .changed
-                .is_some_and(|changed| now >= changed + CLIMB_INTERVAL)
-        {
-            self.pace = (self.pace + limit * CLIMB_SHARE).min(limit);
-            self.changed = Some(now);
+        let (Some((_, wall)), Some(climbed)) = (self.cut, self.climbed) else {
+            return;
+        };
+        let steps = now.saturating_duration_since(climbed).as_millis() / CLIMB_INTERVAL.as_millis();
+        for _ in 0..steps.min(STEPS_MAX) {
+            let share = if self.pace < wall * WALL_SHARE {
+                QUICK_CLIMB_SHARE
+            } else {
+                SLOW_CLIMB_SHARE
+            };
+            self.pace = (self.pace + limit * share).min(limit);
+        }
+        if steps > 0 {
+            self.climbed = Some(now);
         }
     }
 }
@@ -240,18 +258,64 @@ mod tests {
         let start = Instant::now();
         let mut spacing = Spacing::new(200);
         assert!(spacing.cut(start));
-        assert!(!spacing.cut(start + Duration::from_millis(10)));
+        assert!(
+            !spacing.cut(start + Duration::from_millis(900)),
+            "the same burst"
+        );
         assert!((spacing.pace() - 100.0).abs() < 1e-9);
-        for second in 1..=30 {
-            spacing.release(start + Duration::from_secs(second));
-        }
-        assert!((spacing.pace() - 200.0).abs() < 1e-9);
-        let mut at = start + Duration::from_secs(40);
+        spacing.release(start + Duration::from_secs(3));
+        assert!(
+            (175.0..190.0).contains(&spacing.pace()),
+            "{}",
+            spacing.pace()
+        );
+        spacing.release(start + Duration::from_secs(40));
+        assert!((spacing.pace() - 200.0).abs() < 1e-9, "{}", spacing.pace());
+    }
+
+    #[test]
+    fn the_pace_never_starves() {
+        let mut now = Instant::now();
+        let mut spacing = Spacing::new(200);
         for _ in 0..50 {
-            spacing.cut(at);
-            at += Duration::from_secs(1);
+            spacing.cut(now);
+            now += Duration::from_secs(1);
         }
-        assert!(spacing.pace() >= 1.0, "the pace starves");
+        assert!(spacing.pace() >= 1.0, "{}", spacing.pace());
+    }
+
+    /// Other callers use a part of the limit: the API grants us less than we are configured for.
+    #[test]
+    fn the_pace_settles_near_what_is_left() {
+        const GRANTED: usize = 120;
+        let start = Instant::now();
+        let (mut spacing, mut now) = (Spacing::new(200), start);
+        let (mut granted, mut window, mut refused) = (0, VecDeque::new(), 0);
+        while now < start + Duration::from_secs(60) {
+            now = spacing.next(now).max(now);
+            spacing.release(now);
+            while window
+                .front()
+                .is_some_and(|&at| now - at >= Duration::from_secs(1))
+            {
+                window.pop_front();
+            }
+            if window.len() < GRANTED {
+                window.push_back(now);
+                granted += 1;
+            } else {
+                refused += 1;
+                spacing.cut(now);
+            }
+        }
+        assert!(
+            granted >= GRANTED * 60 * 85 / 100,
+            "{granted} granted, {refused} refused"
+        );
+        assert!(
+            refused * 50 <= granted,
+            "{granted} granted, {refused} refused"
+        );
     }
 
     #[test]
