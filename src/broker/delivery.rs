@@ -5,7 +5,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
-use super::session::Life;
+use super::life::Life;
 use super::{BrokerError, bounded};
 use crate::domain::attempt::{self, Attempt};
 

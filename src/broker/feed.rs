@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
-use super::{BrokerError, bounded, declare, session};
+use super::connect::connect_any;
+use super::{BrokerError, bounded, declare};
 use crate::config::Amqp;
 use crate::domain::topology::ROUTING_KEY;
 
@@ -28,7 +29,7 @@ impl Feed {
     /// # Errors
     /// No node answers, or the topology is refused.
     pub async fn open(amqp: &Amqp) -> Result<Self, BrokerError> {
-        let connection = session::connect_any(amqp, "feed").await?.0;
+        let connection = connect_any(amqp, "feed").await?.0;
         if amqp.declare {
             declare::declare(&connection, &amqp.topology).await?;
         }

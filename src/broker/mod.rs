@@ -6,14 +6,17 @@
 //! any more, acks included, so consuming and publishing are apart; an unroutable publish is confirmed all the same; an ack on
 //! a closed channel is no error in lapin.
 pub mod address;
+pub mod connect;
 pub mod declare;
 pub mod delivery;
 pub mod feed;
+pub mod life;
 pub mod publisher;
 pub mod session;
 pub mod settle;
 pub mod successor;
 pub mod supervisor;
+mod watch;
 
 use std::future::Future;
 use std::time::Duration;

@@ -6,7 +6,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Mutex, watch};
 
-use super::session::Life;
+use super::life::Life;
 use super::{BrokerError, OPERATION_DEADLINE};
 use crate::intervals::Intervals;
 

@@ -2,7 +2,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::session::{ISOLATION, Life, Session};
+use super::life::Life;
+use super::session::{ISOLATION, Session};
 use crate::config::Amqp;
 use crate::intervals::Intervals;
 use crate::metrics::{Metrics, ROLES};

@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::{Exit, Failure, say};
-use crate::broker::{BrokerError, declare, session};
+use crate::broker::{BrokerError, connect, declare};
 use crate::chat::client::ChatClient;
 use crate::chat::probe::{Health, probe};
 use crate::chat::signer::Signer;
@@ -58,7 +58,7 @@ fn line(what: &str, finding: &Finding) -> Result<(), Failure> {
 }
 
 async fn broker(amqp: &Amqp) -> Finding {
-    match session::connect_any(amqp, "check").await {
+    match connect::connect_any(amqp, "check").await {
         Ok((_, address)) => Ok(format!("connected to {address}")),
         Err(err) => Err((Exit::Unavailable, err.to_string())),
     }
@@ -66,7 +66,7 @@ async fn broker(amqp: &Amqp) -> Finding {
 
 async fn queues(amqp: &Amqp) -> Finding {
     let refused = |err: BrokerError| (Exit::Other, err.to_string());
-    let (connection, _) = session::connect_any(amqp, "check").await.map_err(refused)?;
+    let (connection, _) = connect::connect_any(amqp, "check").await.map_err(refused)?;
     if !amqp.declare {
         declare::verify(&connection, &amqp.topology)
             .await

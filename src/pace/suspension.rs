@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::limiter::Limiter;
 use super::window::Window;
-use crate::broker::session::Life;
+use crate::broker::life::Life;
 use crate::chat::client::ChatClient;
 use crate::chat::probe::{AUTH_THROTTLED, Health, probe};
 use crate::config;

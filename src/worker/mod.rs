@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use tokio::task::JoinError;
 
 use crate::broker::delivery::{Delivery, Message};
-use crate::broker::session::{Life, Session};
+use crate::broker::life::Life;
+use crate::broker::session::Session;
 use crate::broker::settle::settle;
 use crate::chat::client::ChatClient;
 use crate::config::Retry;

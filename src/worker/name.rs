@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use super::Worker;
-use crate::broker::session::Life;
+use crate::broker::life::Life;
 use crate::chat::client::{Call, Connection};
 use crate::domain::code::{Class, Verdict};
 use crate::domain::decide::NameEnd;

@@ -1,0 +1,130 @@
+//! Whether a session with the broker is still alive: the one thing that all who depend on it share.
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use lapin::ErrorKind;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{Metrics, ROLES};
+
+/// A broker takes its messages back from a silent client after two to three heartbeats; a process that stood still for this
+/// many stops calling before that.
+const STALL_HEARTBEATS: f64 = 1.5;
+/// A session that lived this long was of use, even if there was no message to prove it on.
+const OF_USE_AFTER: Duration = Duration::from_secs(30);
+/// How often the session looks at the clock to notice that the whole process stood still.
+const PULSE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Whether a session is still alive. Shared by all that depends on it.
+#[derive(Debug)]
+pub struct Life {
+    over: CancellationToken,
+    reason: OnceLock<String>,
+    began: Instant,
+    proved: AtomicBool,
+    unreadable: AtomicBool,
+    pulse: Mutex<Instant>,
+    stall_max: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Life {
+    /// A session that begins now, with a heartbeat as agreed.
+    pub(super) fn new(heartbeat: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            over: CancellationToken::new(),
+            reason: OnceLock::new(),
+            began: Instant::now(),
+            proved: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
+            pulse: Mutex::new(Instant::now()),
+            stall_max: heartbeat.mul_f64(STALL_HEARTBEATS),
+            metrics,
+        }
+    }
+
+    /// Ends the session; the first reason is the one that is told.
+    pub fn end(&self, reason: impl Into<String>) {
+        if self.reason.set(reason.into()).is_ok() {
+            self.over.cancel();
+            for role in ROLES {
+                self.metrics
+                    .amqp_connected
+                    .with_label_values(&[role])
+                    .set(0);
+            }
+            self.metrics.amqp_blocked.set(0);
+        }
+    }
+
+    /// Where what happens to the session is counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Says that a message was settled: this session is of use.
+    pub fn prove(&self) {
+        self.proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether work was done on it, or it stood by for a while.
+    pub(super) fn was_of_use(&self) -> bool {
+        self.proved.load(Ordering::Relaxed) || self.began.elapsed() >= OF_USE_AFTER
+    }
+
+    /// Whether it ended because the broker sent a message that the client library can't read.
+    pub(super) fn met_unreadable(&self) -> bool {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// Says that the broker sent a message that the client library can't read.
+    pub(super) fn note_unreadable(&self, err: &lapin::Error) {
+        if matches!(err.kind(), ErrorKind::ParsingError(_)) {
+            self.unreadable.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a call may still be started for a message of this session.
+    ///
+    /// A process that stood still (stopped, frozen with its container, swapped out) for more than a heartbeat and a half can't know whether the
+    /// broker gave its messages to somebody else: the session ends then, whoever notices first.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        if self.over.is_cancelled() {
+            return false;
+        }
+        let stall = self.pulse.lock().expect("no panic while held").elapsed();
+        if stall > self.stall_max {
+            self.end(format!("the process stood still for {} s", stall.as_secs()));
+            return false;
+        }
+        true
+    }
+
+    /// Completes when the session is over.
+    pub fn over(&self) -> impl Future<Output = ()> + '_ {
+        self.over.cancelled()
+    }
+
+    /// Why it is over.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        self.reason
+            .get()
+            .cloned()
+            .unwrap_or_else(|| "closed".to_owned())
+    }
+
+    /// Looks at the clock for as long as the session lives.
+    pub(super) async fn beat(self: Arc<Self>) {
+        while self.is_on() {
+            *self.pulse.lock().expect("no panic while held") = Instant::now();
+            tokio::select! {
+                () = tokio::time::sleep(PULSE_INTERVAL) => {}
+                () = self.over() => {}
+            }
+        }
+    }
+}

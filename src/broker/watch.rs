@@ -1,0 +1,84 @@
+//! Watching a session from aside.
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use lapin::{Channel, Event};
+use tokio::sync::watch;
+
+use super::life::Life;
+use super::{BrokerError, declare};
+use crate::config::Amqp;
+use crate::metrics::Metrics;
+
+/// How often the queues' depths are asked; it is also how often the broker has to prove that it still answers.
+const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
+/// Watches one connection: what ends it ends the session; what blocks it is told to the publisher.
+pub(super) async fn events(
+    events: impl Stream<Item = Event>,
+    role: &'static str,
+    life: Arc<Life>,
+    blocking: watch::Sender<bool>,
+) {
+    let mut events = pin!(events);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = life.over() => return,
+            event = events.next() => event,
+        };
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(
+                    amqp.role = role,
+                    reason,
+                    "the broker blocks publishing (an alarm is on): deletions go on, delays and dead letters wait"
+                );
+                life.metrics().amqp_blocked.set(1);
+                blocking.send_replace(true);
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!(amqp.role = role, "the broker takes publishes again");
+                life.metrics().amqp_blocked.set(0);
+                blocking.send_replace(false);
+            }
+            Some(Event::Error(err)) => {
+                life.note_unreadable(&err);
+                life.end(format!("the {role} connection failed: {err}"));
+            }
+            Some(_) => {}
+            None => life.end(format!("the {role} connection is gone")),
+        }
+    }
+}
+
+/// Asks for the depths of the queues, for the metrics, and ends the session when the broker does not answer.
+pub(super) async fn depths(channel: Channel, amqp: Amqp, life: Arc<Life>) {
+    while life.is_on() {
+        if let Err(err) = ask_depths(&channel, &amqp, life.metrics()).await {
+            life.end(err.to_string());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DEPTH_INTERVAL) => {}
+            () = life.over() => {}
+        }
+    }
+}
+
+async fn ask_depths(channel: &Channel, amqp: &Amqp, metrics: &Metrics) -> Result<(), BrokerError> {
+    let topology = &amqp.topology;
+    let main = declare::depth(channel, &topology.main.name).await?;
+    let mut retry = 0;
+    for tier in &topology.tiers {
+        retry += declare::depth(channel, &tier.queue.name).await?;
+    }
+    let dead = declare::depth(channel, &topology.dead.name).await?;
+    for (queue, depth) in [("main", main), ("retry", retry), ("dead", dead)] {
+        metrics
+            .queue_messages
+            .with_label_values(&[queue])
+            .set(i64::from(depth));
+    }
+    Ok(())
+}
