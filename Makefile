@@ -6,7 +6,7 @@ BROKER = $(if $(AMQP_URL),true,$(INSTALL) rabbitmq-server)
 DEMO := target/release/examples/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint release
+.PHONY: help demo run test bench lint release
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ run: ## the daemon in the foreground, with a local broker and sandbox (AMQP_URL=
 test: ## every test, those on a real RabbitMQ included; installs what it lacks
 	@$(INSTALL) rabbitmq-server amqp-tools prometheus
 	cargo test --locked
+
+bench: ## speed, cost and pace against a bare loop; prints tables and writes docs/benchmarks.md (about five minutes)
+	@$(INSTALL) rabbitmq-server
+	cargo bench --locked --bench bench
 
 lint: ## formatting, lints and docs, warnings are errors
 	cargo fmt --check

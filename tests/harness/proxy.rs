@@ -91,6 +91,7 @@ struct Shared {
     control: watch::Sender<Control>,
     rules: Mutex<VecDeque<SetRule>>,
     fired: watch::Sender<u64>,
+    acks: Mutex<Vec<std::time::Instant>>,
     live: AtomicU64,
     accepted: AtomicU64,
 }
@@ -124,6 +125,7 @@ impl Proxy {
             control: watch::Sender::new(Control::default()),
             rules: Mutex::default(),
             fired: watch::Sender::new(0),
+            acks: Mutex::default(),
             live: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
         });
@@ -192,6 +194,11 @@ impl Proxy {
         self.shared.rules().push_back(SetRule { rule, passed: 0 });
     }
 
+    /// When each of the clients' `basic.ack` went through, in their order.
+    pub fn acks(&self) -> Vec<std::time::Instant> {
+        self.shared.acks().clone()
+    }
+
     /// How many rules have acted so far.
     pub fn rules_fired(&self) -> u64 {
         *self.shared.fired.borrow()
@@ -244,6 +251,10 @@ impl Shared {
 
     fn rules(&self) -> MutexGuard<'_, VecDeque<SetRule>> {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn acks(&self) -> MutexGuard<'_, Vec<std::time::Instant>> {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes out the rules whose moment is `spot` and does what they say.
@@ -477,6 +488,9 @@ impl Writer<'_> {
                 left = later;
             }
             if let Some(method) = ended {
+                if direction == Direction::ToUpstream && method == Some(method::ACK) {
+                    self.shared.acks().push(std::time::Instant::now());
+                }
                 self.shared.fire(direction, Spot::FrameEnded { method });
             }
         }
