@@ -16,6 +16,7 @@ mod cli;
 mod error_table;
 mod harness_works;
 mod main_job;
+mod pace;
 mod sandbox;
 mod secrets;
 mod surface;
