@@ -60,31 +60,43 @@ pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), 
     Ok(())
 }
 
-/// Looks at each queue by itself: returns the names of those that are missing, after comparing the arguments of the others.
-/// Creates nothing.
+/// How a queue at the broker stands to the one that is wanted.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// There, with the same arguments.
+    Same,
+    /// Not there.
+    Missing,
+    /// There, but not the same, or not to be seen by this user: in words, with what to do.
+    Differs(BrokerError),
+}
+
+/// Looks at each queue by itself and compares its arguments. Creates nothing.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] names the first queue that exists with other arguments, the argument and what to do.
-pub async fn compare(
+/// The broker did not answer, or answered nothing that says how a queue stands.
+pub async fn compare<'t>(
     connection: &Connection,
-    topology: &Topology,
-) -> Result<Vec<String>, BrokerError> {
-    let mut missing = Vec::new();
+    topology: &'t Topology,
+) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
+    let mut standings = Vec::new();
     for queue in topology.queues() {
         // A refusal closes the channel: each queue has one of its own.
         let channel = bounded("opening a channel", connection.create_channel()).await?;
-        match depth(&channel, &queue.name).await {
+        let standing = match depth(&channel, &queue.name).await {
             // It exists: declaring it creates nothing, it only compares.
-            Ok(_) => declare_queue(&channel, queue, false).await?,
-            Err(BrokerError::Failed(_, reply)) if reply.contains("NOT_FOUND") => {
-                missing.push(queue.name.clone());
-                continue;
-            }
+            Ok(_) => match declare_queue(&channel, queue, false).await {
+                Ok(()) => Standing::Same,
+                Err(err @ BrokerError::Topology(_)) => Standing::Differs(err),
+                Err(err) => return Err(err),
+            },
+            Err(BrokerError::Failed(_, reply)) if reply.contains("NOT_FOUND") => Standing::Missing,
             Err(err) => return Err(err),
-        }
+        };
+        standings.push((queue.name.as_str(), standing));
         close(&channel).await;
     }
-    Ok(missing)
+    Ok(standings)
 }
 
 /// Messages ready in a queue, asked by a passive declare: immediate and exact on every version.

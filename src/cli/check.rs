@@ -4,7 +4,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::{Exit, Failure, say};
-use crate::broker::{BrokerError, connect, declare};
+use crate::broker::declare::{self, Standing};
+use crate::broker::{BrokerError, connect};
 use crate::chat::client::ChatClient;
 use crate::chat::probe::{Health, probe};
 use crate::chat::signer::Signer;
@@ -73,16 +74,24 @@ async fn queues(amqp: &Amqp) -> Finding {
             .map_err(refused)?;
         return Ok("all there".to_owned());
     }
-    let missing = declare::compare(&connection, &amqp.topology)
+    let mut missing = Vec::new();
+    for (queue, standing) in declare::compare(&connection, &amqp.topology)
         .await
-        .map_err(refused)?;
-    Ok(match missing.as_slice() {
-        [] => "all there, with the arguments they need".to_owned(),
-        missing => format!(
-            "not all there yet: {}; the daemon declares what is missing when it starts",
-            missing.join(" ")
-        ),
-    })
+        .map_err(refused)?
+    {
+        match standing {
+            Standing::Same => {}
+            Standing::Missing => missing.push(queue),
+            Standing::Differs(err) => return Err(refused(err)),
+        }
+    }
+    if missing.is_empty() {
+        return Ok("all there, with the arguments they need".to_owned());
+    }
+    let missing = missing.join(" ");
+    Ok(format!(
+        "not all there yet: {missing}; the daemon declares what is missing when it starts"
+    ))
 }
 
 async fn api(config: &Config) -> Finding {

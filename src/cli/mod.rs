@@ -5,6 +5,7 @@ mod exit;
 mod explain;
 mod publish;
 mod run;
+mod topology;
 mod usersig;
 
 use std::io::Write;
@@ -52,6 +53,8 @@ enum Command {
     Explain(explain::Args),
     /// Show the configuration in force and where each value comes from; secrets are hidden.
     Config,
+    /// Print, apply or verify what the daemon needs at the broker.
+    Topology(topology::Args),
     /// Sign or decode a `UserSig`, for debugging.
     Usersig(usersig::Args),
 }
@@ -137,6 +140,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::check(&settings, args).await,
         Command::Explain(args) => explain::explain(&settings, &args),
         Command::Config => config::config(&settings),
+        Command::Topology(args) => topology::topology(&settings, args).await,
         Command::Usersig(args) => usersig::usersig(&settings, args),
     }
 }

@@ -20,3 +20,4 @@ mod pace;
 mod sandbox;
 mod secrets;
 mod surface;
+mod topology;

@@ -1,0 +1,107 @@
+//! `topology`: what the daemon needs at the broker, printed, applied or verified.
+use std::fmt::Write;
+
+use super::{Exit, Failure, say};
+use crate::broker::connect::connect_any;
+use crate::broker::declare::{self, Standing};
+use crate::config::{Amqp, Settings};
+use crate::domain::topology::{Argument, ROUTING_KEY, Topology};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  convgroup-deleter topology print     what there has to be, and the rights a daemon needs
+  convgroup-deleter topology apply     declare it, once, as a user with the rights; the daemon runs with amqp.declare = false
+  convgroup-deleter topology verify    is it there, with the right arguments? Exit code 1 if not")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print exchange, queues, arguments and the rights needed. Asks no broker.
+    Print,
+    /// Declare everything; what exists and is the same stays as it is.
+    Apply,
+    /// Compare what exists with what there has to be; changes nothing.
+    Verify,
+}
+
+pub(super) async fn topology(settings: &Settings, args: Args) -> Result<Exit, Failure> {
+    let amqp = settings.amqp()?;
+    match args.command {
+        Command::Print => say(&printed(&amqp.topology)).map(|()| Exit::Done),
+        Command::Apply => apply(&amqp).await,
+        Command::Verify => verify(&amqp).await,
+    }
+}
+
+async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
+    let (connection, address) = connect_any(amqp, "topology").await?;
+    declare::declare(&connection, &amqp.topology).await?;
+    say(&format!(
+        "applied at {address}: exchange {}\n",
+        amqp.topology.exchange
+    ))?;
+    verify(amqp).await
+}
+
+async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
+    let (connection, _) = connect_any(amqp, "topology").await?;
+    let mut exit = Exit::Done;
+    for (queue, standing) in declare::compare(&connection, &amqp.topology).await? {
+        let line = match standing {
+            Standing::Same => format!("ok    {queue}\n"),
+            Standing::Missing => format!("FAIL  {queue}: missing; `topology apply` declares it\n"),
+            Standing::Differs(err) => format!("FAIL  {err}\n"),
+        };
+        if line.starts_with("FAIL") {
+            exit = Exit::Other;
+        }
+        say(&line)?;
+    }
+    Ok(exit)
+}
+
+fn printed(topology: &Topology) -> String {
+    let mut text = format!("exchange {} (direct, durable)\n", topology.exchange);
+    for queue in topology.queues() {
+        let _ = writeln!(text, "queue {} (durable)", queue.name);
+        for (name, value) in &queue.arguments {
+            let value = match value {
+                Argument::Text(text) => format!("{text:?}"),
+                Argument::Number(number) => number.to_string(),
+                Argument::Bool(flag) => flag.to_string(),
+            };
+            let _ = writeln!(text, "  {name} = {value}");
+        }
+    }
+    let main = &topology.main.name;
+    let _ = writeln!(
+        text,
+        "binding {} --{ROUTING_KEY}--> {main}",
+        topology.exchange
+    );
+    text + &rights(topology)
+}
+
+/// The least rights: the daemon publishes copies through the default exchange and reads its main queue.
+fn rights(topology: &Topology) -> String {
+    let main = escaped(&topology.main.name);
+    let exchange = escaped(&topology.exchange);
+    format!(
+        "\nleast rights of a daemon with amqp.declare = false (user `daemon`, in the vhost of amqp.url):\n  \
+         rabbitmqctl set_permissions -p VHOST daemon '^$' '^amq\\.default$' '^{main}$'\n\
+         of a publisher:\n  \
+         rabbitmqctl set_permissions -p VHOST publisher '^$' '^{exchange}$' '^$'\n\
+         of a daemon that declares, and of whoever applies the topology:\n  \
+         rabbitmqctl set_permissions -p VHOST deployer '^({exchange}|{main}(\\..*)?)$' '^({exchange}|{main}(\\..*)?|amq\\.default)$' \
+         '^({exchange}|{main}(\\..*)?)$'\n"
+    )
+}
+
+/// A name as a regular expression that matches it alone.
+fn escaped(name: &str) -> String {
+    name.replace('.', "\\.")
+}

@@ -1,0 +1,99 @@
+//! `topology`: applied by one who may, then a daemon with the least rights does all of its work.
+use convgroup_deleter::sandbox::{Fault, Rule};
+
+use crate::harness::broker::persistent;
+use crate::harness::{PATIENCE, shared_node, unique};
+use crate::world::{World, event, eventually_settled};
+
+/// Runs a tool with the world's settings; its exit code and all it wrote.
+async fn tool(world: &World, args: &[&str]) -> (i32, String) {
+    world
+        .config
+        .clone()
+        .unset("CONVGROUP_HTTP__LISTEN")
+        .args(args)
+        .spawn()
+        .finished(PATIENCE)
+        .await
+}
+
+/// A user with exactly the rights that `topology print` names for it.
+async fn user_with(printed: &str, who: &str) -> String {
+    let node = shared_node().await;
+    let line = printed
+        .lines()
+        .find(|line| line.contains(&format!("VHOST {who} ")))
+        .unwrap_or_else(|| panic!("no rights for {who} in {printed}"));
+    let quoted: Vec<&str> = line.split('\'').skip(1).step_by(2).collect();
+    let user = unique(who);
+    node.ctl(&["add_user", &user, "password"]).await;
+    node.ctl(&[
+        "set_permissions",
+        "-p",
+        "/",
+        &user,
+        quoted[0],
+        quoted[1],
+        quoted[2],
+    ])
+    .await;
+    format!("amqp://{user}:password@{}/%2f", node.addr())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_rights_are_enough_and_no_more() {
+    let world = World::new().await;
+    let (code, printed) = tool(&world, &["topology", "print"]).await;
+    assert_eq!(code, 0, "{printed}");
+    let deployer = user_with(&printed, "deployer").await;
+    let daemon = user_with(&printed, "daemon").await;
+    let publisher = user_with(&printed, "publisher").await;
+
+    let (code, output) = tool(&world, &["topology", "verify"]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("missing"), "{output}");
+    let world = world.set("CONVGROUP_AMQP__URL", &deployer);
+    let (code, output) = tool(&world, &["topology", "apply"]).await;
+    assert_eq!(code, 0, "{output}");
+    let (code, output) = tool(&world, &["topology", "verify"]).await;
+    assert_eq!(code, 0, "{output}");
+
+    let world = world
+        .set("CONVGROUP_AMQP__URL", &daemon)
+        .set("CONVGROUP_AMQP__DECLARE", false)
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
+    world.user("user15", &["good", "flaky"]);
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(50004)).group("flaky").times(1));
+    let running = world.daemon().await;
+    let publishing = world
+        .config
+        .clone()
+        .set("CONVGROUP_AMQP__URL", &publisher)
+        .unset("CONVGROUP_HTTP__LISTEN");
+    let publish = ["publish", "--user", "user15", "good", "flaky"];
+    let (code, output) = publishing.args(&publish).spawn().finished(PATIENCE).await;
+    assert_eq!(code, 0, "{output}");
+    world.publish_raw(b"broken", persistent()).await;
+    eventually_settled(&running, "delayed", 1).await;
+    eventually_settled(&running, "deleted", 1).await;
+    eventually_settled(&running, "dead_lettered", 1).await;
+    assert_eq!(world.dead(1).await[0].text(), "broken");
+    world.nothing_is_left(&running).await;
+
+    let (code, output) = tool(&world, &["topology", "apply"]).await;
+    assert_eq!(code, 1, "the daemon's user may not declare: {output}");
+    assert!(output.contains("rights"), "{output}");
+    let forbidden = world.config.clone().set("CONVGROUP_AMQP__URL", &publisher);
+    let reading = crate::harness::Broker::connect(forbidden.get("CONVGROUP_AMQP__URL")).await;
+    let refused = reading
+        .try_publish(
+            "",
+            world.config.queue(),
+            event("u", &["g"]).as_bytes(),
+            persistent(),
+        )
+        .await;
+    assert!(refused.is_err(), "a publisher may only use the exchange");
+}
