@@ -52,6 +52,11 @@ impl Worker {
 
     /// Info when odd, debug when normal. The API's own text is not in it: it may name users and groups.
     fn log(&self, message: &Message, judged: &Judged, outcome: Outcome, age_ms: i64) {
+        let normal = matches!(outcome, Outcome::Deleted | Outcome::Gone);
+        // Hashing ids costs more than all the rest: not for a line that nobody wants.
+        if normal && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
         let verdict = verdict(judged);
         let code = verdict.map_or("", |verdict| verdict.row.label.as_str());
         let class = verdict.map_or("", |verdict| reported_class(verdict.class()).label());
@@ -88,9 +93,10 @@ impl Worker {
                 )
             };
         }
-        match outcome {
-            Outcome::Deleted | Outcome::Gone => line!(debug),
-            Outcome::DeadLettered | Outcome::Delayed | Outcome::Returned => line!(info),
+        if normal {
+            line!(debug);
+        } else {
+            line!(info);
         }
     }
 }
