@@ -14,6 +14,7 @@ pub mod admin;
 pub mod broker;
 pub mod chat;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod domain;

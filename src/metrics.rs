@@ -232,14 +232,6 @@ impl Metrics {
     }
 }
 
-/// Now, as metrics write it: unix seconds.
-#[must_use]
-pub fn unix_seconds() -> f64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0.0, |elapsed| elapsed.as_secs_f64())
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

@@ -64,6 +64,12 @@ impl Ids {
         Self { reveal, app }
     }
 
+    /// Whether ids are shown as they are.
+    #[must_use]
+    pub const fn reveals(&self) -> bool {
+        self.reveal
+    }
+
     /// The id as it may be logged: itself if allowed, else the first digits of the SHA-256 of `APP:ID`.
     #[must_use]
     pub fn show(&self, id: &str) -> String {

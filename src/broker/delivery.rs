@@ -83,8 +83,19 @@ impl Message {
             .unwrap_or_else(|| self.attempt(now_ms).first_seen_ms)
     }
 
+    /// A text in a header, as far as it is UTF-8; anything else counts as absent.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        match self.properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::LongString(text) => {
+                Some(String::from_utf8_lossy(text.as_bytes()).into_owned())
+            }
+            AMQPValue::ShortString(text) => Some(text.to_string()),
+            _ => None,
+        }
+    }
+
     /// A whole number in a header, of whatever width; anything else counts as absent.
-    fn number(&self, name: &str) -> Option<i64> {
+    pub(super) fn number(&self, name: &str) -> Option<i64> {
         match self.properties.headers().as_ref()?.inner().get(name)? {
             AMQPValue::ShortShortInt(number) => Some(i64::from(*number)),
             AMQPValue::ShortShortUInt(number) => Some(i64::from(*number)),

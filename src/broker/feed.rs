@@ -1,12 +1,12 @@
 //! Publishing many events to the exchange: the producer's side, for the tool `publish`.
 use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
 use super::connect::connect_any;
 use super::{BrokerError, bounded, declare};
+use crate::clock::unix_s;
 use crate::config::Amqp;
 use crate::domain::topology::ROUTING_KEY;
 
@@ -122,12 +122,9 @@ impl Feed {
 
 /// What a good publisher sets: persistent, an id to follow the message by, and when it was published.
 fn properties() -> BasicProperties {
-    let now_s = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs());
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
         .with_message_id(format!("{:032x}", rand::random::<u128>()).into())
-        .with_timestamp(now_s)
+        .with_timestamp(unix_s())
 }

@@ -12,6 +12,10 @@ const CLASS: &str = "convgroup-class";
 const INFO: &str = "convgroup-info";
 const FAILED_AT: &str = "convgroup-failed-at";
 const HEADERS_DROPPED: &str = "convgroup-headers-dropped";
+/// How often a dead letter was redriven.
+pub const REDRIVES: &str = "convgroup-redrives";
+/// The redrive that sent it last: how a redrive recognizes what comes back dead.
+pub const REDRIVE_RUN: &str = "convgroup-redrive-run";
 const TRACEPARENT: &str = "traceparent";
 /// A W3C traceparent has 55 bytes; whatever is far longer is none.
 const TRACEPARENT_BYTES_MAX: usize = 256;
@@ -28,6 +32,42 @@ pub fn properties(
     now_ms: i64,
     frame_max: u32,
 ) -> BasicProperties {
+    let foreign = message
+        .properties
+        .headers()
+        .as_ref()
+        .map(foreign)
+        .unwrap_or_default();
+    let ours = ours(message, successor, now_ms);
+    let fits = table_bytes(&foreign) + table_bytes(&ours) <= frame_max as usize / 2;
+    let mut headers = if fits { foreign } else { rescued(&foreign) };
+    for (name, value) in ours.inner() {
+        headers.insert(name.clone(), value.clone());
+    }
+    carried(message).with_headers(headers)
+}
+
+/// Properties for a dead letter that is given a new life: no attempts, no cause; only the count of its redrives and the run.
+#[must_use]
+pub fn redriven(message: &Message, run: &str) -> BasicProperties {
+    let mut headers = message
+        .properties
+        .headers()
+        .as_ref()
+        .map(foreign)
+        .unwrap_or_default();
+    let redrives = message
+        .number(REDRIVES)
+        .unwrap_or(0)
+        .clamp(0, i64::from(i32::MAX))
+        + 1;
+    headers.insert(REDRIVES.into(), AMQPValue::LongLongInt(redrives));
+    headers.insert(REDRIVE_RUN.into(), AMQPValue::LongString(run.into()));
+    carried(message).with_headers(headers)
+}
+
+/// The properties that every copy carries on.
+fn carried(message: &Message) -> BasicProperties {
     let old = &message.properties;
     let mut new = BasicProperties::default().with_delivery_mode(2);
     macro_rules! keep {
@@ -38,19 +78,16 @@ pub fn properties(
     if let Some(timestamp) = old.timestamp() {
         new = new.with_timestamp(*timestamp);
     }
-    let foreign = old.headers().as_ref().map(foreign).unwrap_or_default();
-    let ours = ours(message, successor, now_ms);
-    let fits = table_bytes(&foreign) + table_bytes(&ours) <= frame_max as usize / 2;
-    let mut headers = if fits { foreign } else { rescued(&foreign) };
-    for (name, value) in ours.inner() {
-        headers.insert(name.clone(), value.clone());
-    }
-    new.with_headers(headers)
+    new
 }
 
 /// Headers that no copy carries: the broker's own history, which is wrong on a copy; a kept CC would route a dead letter
 /// back into the queue; ours are written anew.
 fn is_left_out(name: &str) -> bool {
+    // What happened on an earlier hop stays true.
+    if matches!(name, HEADERS_DROPPED | REDRIVES | REDRIVE_RUN) {
+        return false;
+    }
     matches!(
         name,
         "x-death" | "x-delivery-count" | "x-acquired-count" | "CC" | "BCC"

@@ -1,11 +1,11 @@
 //! Signs the `UserSig`, keeps it, and renews it in time.
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::usersig;
+use crate::clock::unix_s;
 use crate::config::{Im, SecretSource};
 use crate::metrics::Metrics;
 
@@ -110,10 +110,4 @@ impl Signer {
                 .set((now_s + LIFETIME_S) as f64);
         }
     }
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. To add one: a file here, a variant of [`Command`], an arm in [`dispatch`].
 mod check;
 mod config;
+mod dlq;
 mod exit;
 mod explain;
 mod publish;
@@ -53,6 +54,8 @@ enum Command {
     Explain(explain::Args),
     /// Show the configuration in force and where each value comes from; secrets are hidden.
     Config,
+    /// Look at dead letters, send them back, keep or remove them.
+    Dlq(dlq::Args),
     /// Print, apply or verify what the daemon needs at the broker.
     Topology(topology::Args),
     /// Sign or decode a `UserSig`, for debugging.
@@ -140,6 +143,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::check(&settings, args).await,
         Command::Explain(args) => explain::explain(&settings, &args),
         Command::Config => config::config(&settings),
+        Command::Dlq(args) => dlq::dlq(&settings, args).await,
         Command::Topology(args) => topology::topology(&settings, args).await,
         Command::Usersig(args) => usersig::usersig(&settings, args),
     }

@@ -1,12 +1,13 @@
 //! `usersig`: signs or decodes a UserSig, for debugging. Never prints the key.
 use std::io::Read;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 
 use super::{Exit, Failure, say};
 use crate::chat::usersig::{decode, sign};
+use crate::clock::unix_s;
 use crate::config::Settings;
 
 #[derive(Debug, clap::Args)]
@@ -43,9 +44,7 @@ fn lifetime(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> {
-    let now_s = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs());
+    let now_s = unix_s();
     match args.command {
         Command::Sign {
             identifier,

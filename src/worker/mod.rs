@@ -4,7 +4,7 @@ mod report;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use tokio::task::JoinError;
@@ -14,13 +14,14 @@ use crate::broker::life::Life;
 use crate::broker::session::Session;
 use crate::broker::settle::settle;
 use crate::chat::client::ChatClient;
+use crate::clock::{unix_ms, unix_seconds};
 use crate::config::Retry;
 use crate::domain::attempt::Attempt;
 use crate::domain::code::CodeTable;
 use crate::domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
 use crate::domain::message::{DeleteGroups, Malformed, decode};
 use crate::domain::topology::Topology;
-use crate::metrics::{Metrics, unix_seconds};
+use crate::metrics::Metrics;
 use crate::pace::suspension::Suspension;
 use crate::telemetry::Ids;
 
@@ -212,12 +213,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// Now, as headers write it: unix milliseconds.
-fn unix_ms() -> i64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 use super::Worker;
 use crate::broker::life::Life;
 use crate::chat::client::{Call, Connection};
+use crate::clock::unix_seconds;
 use crate::domain::code::{Class, Verdict};
 use crate::domain::decide::NameEnd;
 use crate::domain::reply::Reply;
 use crate::domain::retry::{Step, Tries, next_step};
 use crate::failpoint::{self, Point};
 use crate::intervals::Intervals;
-use crate::metrics::unix_seconds;
 
 impl Worker {
     /// Calls until the name is deleted, gone, rejected, has failed for this delivery, or is interrupted. The number of calls is

@@ -1,6 +1,7 @@
 //! A settled message, counted and logged: the one log line it gets.
-use super::{Judged, Worker, unix_ms};
+use super::{Judged, Worker};
 use crate::broker::delivery::Message;
+use crate::clock::unix_ms;
 use crate::domain::code::Verdict;
 use crate::domain::decide::{Decision, Destination, NameEnd, Outcome, Successor, reported_class};
 

@@ -13,6 +13,7 @@ mod harness;
 mod world;
 
 mod cli;
+mod dlq;
 mod error_table;
 mod harness_works;
 mod main_job;

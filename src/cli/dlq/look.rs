@@ -1,0 +1,165 @@
+//! `dlq ls` and `dlq show`.
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::{Desk, moment};
+use crate::cli::{Exit, Failure, say};
+use crate::domain::code::CodeTable;
+use crate::domain::letter::{DELIVERY_LIMIT, Letter};
+use crate::domain::message::decode;
+use crate::telemetry::Ids;
+
+#[derive(Default)]
+struct Group {
+    count: usize,
+    oldest: Option<i64>,
+    newest: Option<i64>,
+}
+
+pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
+    let mut groups: BTreeMap<(&str, &str, &str), Group> = BTreeMap::new();
+    for (letter, _) in &desk.meant {
+        let group = groups
+            .entry((&letter.cause, &letter.class, &letter.code))
+            .or_default();
+        group.count += 1;
+        if let Some(at) = letter.failed_at_ms {
+            group.oldest = Some(group.oldest.map_or(at, |oldest| oldest.min(at)));
+            group.newest = group.newest.max(Some(at));
+        }
+    }
+    let mut text = String::new();
+    if !json {
+        let _ = writeln!(
+            text,
+            "{:>7}  {:<14} {:<10} {:<9} {:<20}  {:<20}  meaning",
+            "letters", "cause", "class", "code", "oldest", "newest"
+        );
+    }
+    for ((cause, class, code), group) in &groups {
+        let (oldest, newest) = (moment(group.oldest), moment(group.newest));
+        let meaning = meaning(&desk.codes, cause, code);
+        if json {
+            let line = json!({ "cause": cause, "class": class, "code": code, "letters": group.count,
+                               "oldest": oldest, "newest": newest, "meaning": meaning });
+            let _ = writeln!(text, "{line}");
+        } else {
+            let or_none = |text: &str| {
+                if text.is_empty() {
+                    "-".to_owned()
+                } else {
+                    text.to_owned()
+                }
+            };
+            let _ = writeln!(
+                text,
+                "{:>7}  {cause:<14} {:<10} {:<9} {oldest:<20}  {newest:<20}  {meaning}",
+                group.count,
+                or_none(class),
+                or_none(code),
+            );
+        }
+    }
+    if !json {
+        let _ = writeln!(text, "{:>7}  in all", desk.meant.len());
+    }
+    say(&text)?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn show(desk: &Desk, limit: usize, ids: Ids, json: bool) -> Result<Exit, Failure> {
+    let mut text = String::new();
+    for (letter, delivery) in desk.meant.iter().take(limit) {
+        let body = &delivery.message.body;
+        let (user, groups, broken) = match decode(body) {
+            Ok(event) => (
+                ids.show(event.user()),
+                ids.show_all(event.groups()),
+                String::new(),
+            ),
+            Err(malformed) => (String::new(), String::new(), malformed.to_string()),
+        };
+        let meaning = meaning(&desk.codes, &letter.cause, &letter.code);
+        let outlook = outlook(&desk.codes, letter);
+        // The API's text may name users and groups.
+        let info = if ids.reveals() || letter.cause == "malformed" {
+            letter.info.as_str()
+        } else {
+            "(hidden; --reveal-ids)"
+        };
+        if json {
+            let line = json!({
+                "message_id": letter.message_id, "cause": letter.cause, "class": letter.class, "code": letter.code,
+                "attempt": letter.attempt, "redrives": letter.redrives, "failed_at": moment(letter.failed_at_ms),
+                "info": info, "user": user, "groups": groups, "malformed": broken, "bytes": body.len(),
+                "meaning": meaning, "on_redrive": outlook,
+            });
+            let _ = writeln!(text, "{line}");
+            continue;
+        }
+        let lines = [
+            ("message id", letter.message_id.clone()),
+            ("died", moment(letter.failed_at_ms)),
+            (
+                "cause",
+                format!("{} {} {}", letter.cause, letter.class, letter.code),
+            ),
+            ("meaning", meaning),
+            ("API's text", info.to_owned()),
+            (
+                "attempts",
+                format!("{}, redriven {} times", letter.attempt, letter.redrives),
+            ),
+            (
+                "event",
+                if broken.is_empty() {
+                    format!("user {user}, groups {groups}")
+                } else {
+                    format!("{broken} ({} bytes)", body.len())
+                },
+            ),
+            ("on redrive", outlook),
+        ];
+        for (name, value) in lines.iter().filter(|(_, value)| !value.trim().is_empty()) {
+            let _ = writeln!(text, "{name:<11} {value}");
+        }
+        text.push('\n');
+    }
+    if !json {
+        let _ = writeln!(
+            text,
+            "{} of {} letters",
+            desk.meant.len().min(limit),
+            desk.meant.len()
+        );
+    }
+    say(&text)?;
+    Ok(Exit::Done)
+}
+
+fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
+    match (cause, code) {
+        ("malformed", _) => "the event can't be read".to_owned(),
+        (DELIVERY_LIMIT, _) => "delivered too often without being settled: handed back again and again, or unreadable to the daemon".to_owned(),
+        (_, "") => String::new(),
+        (_, code) => codes.explain(code).meaning,
+    }
+}
+
+/// What would happen if the letter were sent back now.
+fn outlook(codes: &CodeTable, letter: &Letter) -> String {
+    match letter.cause.as_str() {
+        "malformed" => {
+            "dead again at once: the event itself has to be mended and published anew".to_owned()
+        }
+        DELIVERY_LIMIT => "tried from the start".to_owned(),
+        _ if letter.code.is_empty() => "tried from the start".to_owned(),
+        _ => format!(
+            "tried from the start; if the API still answers {}: {}",
+            letter.code,
+            codes.explain(&letter.code).class.consequence()
+        ),
+    }
+}

@@ -1,0 +1,27 @@
+//! The wall clock, in the units that others want.
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Since 1970; nothing on a machine whose clock is before that.
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Unix seconds, as signatures and AMQP timestamps count.
+#[must_use]
+pub fn unix_s() -> u64 {
+    since_epoch().as_secs()
+}
+
+/// Unix milliseconds, as our headers count.
+#[must_use]
+pub fn unix_ms() -> i64 {
+    i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Unix seconds with a fraction, as metrics count.
+#[must_use]
+pub fn unix_seconds() -> f64 {
+    since_epoch().as_secs_f64()
+}
