@@ -7,24 +7,47 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::address::BrokerAddress;
-use super::{BrokerError, bounded};
+use super::{BrokerError, bounded, tls};
 use crate::config::Amqp;
 
 /// How long a node may take to answer the protocol header. It is the first thing a node does.
 const GREETING_DEADLINE: Duration = Duration::from_secs(5);
-/// Opens one connection, for the daemon or a tool.
+
+/// Opens one connection to one node, for the daemon or a tool.
 ///
 /// # Errors
-/// The broker can't be reached, refuses, or does not answer in time.
-pub async fn connect(uri: AMQPUri, role: &'static str) -> Result<Connection, BrokerError> {
+/// The broker can't be reached, refuses, or does not answer in time; over TLS with what the refusal means.
+pub async fn connect(
+    address: &BrokerAddress,
+    amqp: &Amqp,
+    role: &'static str,
+) -> Result<Connection, BrokerError> {
+    const WHAT: &str = "connecting";
+    let uri = address.uri(amqp.heartbeat);
     greet(&uri).await?;
     let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let builder = ConnectionBuilder::new()
-        .map_err(|err| BrokerError::Failed("connecting", err.to_string()))?
+    let secure = uri.scheme == AMQPScheme::AMQPS;
+    let mut builder = ConnectionBuilder::new()
+        .map_err(|err| BrokerError::Failed(WHAT, err.to_string()))?
         .with_uri(uri)
         .with_properties(properties);
-    bounded("connecting", builder.connect()).await
+    if secure {
+        let tls = amqp
+            .tls
+            .load()
+            .map_err(|problem| BrokerError::Failed(WHAT, problem))?;
+        builder = builder.with_tls_config(tls);
+    }
+    bounded(WHAT, builder.connect())
+        .await
+        .map_err(|err| match err {
+            BrokerError::Failed(what, text) if secure => match tls::explained(&text) {
+                Some(meaning) => BrokerError::Failed(what, format!("{text}: {meaning}")),
+                None => BrokerError::Failed(what, text),
+            },
+            err => err,
+        })
 }
 
 /// Sees whether a node answers at all. lapin gives each attempt a thread and a socket of its own and no deadline: attempts at a
@@ -63,7 +86,7 @@ pub async fn connect_any(
 ) -> Result<(Connection, BrokerAddress), BrokerError> {
     let mut first = None;
     for address in &amqp.nodes {
-        match connect(address.uri(amqp.heartbeat), role).await {
+        match connect(address, amqp, role).await {
             Ok(connection) => return Ok((connection, address.clone())),
             Err(err) => {
                 let err = BrokerError::Unreachable(address.to_string(), Box::new(err));

@@ -17,6 +17,7 @@ pub mod session;
 pub mod settle;
 pub mod successor;
 pub mod supervisor;
+pub mod tls;
 mod watch;
 
 use std::future::Future;

@@ -48,9 +48,8 @@ impl Session {
         prefetch: u16,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
-        let uri = address.uri(amqp.heartbeat);
-        let consume = connect(uri.clone(), "consume").await?;
-        let publish = connect(uri, "publish").await?;
+        let consume = connect(address, amqp, "consume").await?;
+        let publish = connect(address, amqp, "publish").await?;
         if amqp.declare {
             declare::declare(&consume, &amqp.topology).await?;
         } else {

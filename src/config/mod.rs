@@ -17,6 +17,7 @@ pub use layers::{ConfigError, Mistake, Source, Text};
 use reader::Reader;
 
 use crate::broker::address::BrokerAddress;
+use crate::broker::tls::{self, TlsFiles};
 use crate::chat::endpoint::{Endpoint, REGIONS};
 use crate::domain::attempt::FAILURES_MAX;
 use crate::domain::code::{Class, CodeTable};
@@ -26,7 +27,7 @@ use crate::domain::topology::{Topology, delay_label};
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
 /// Every key, in the order of `config/default.toml`. `policy.overrides` stands for all keys below it.
-pub const KEYS: [&str; 26] = [
+pub const KEYS: [&str; 29] = [
     "shutdown_grace",
     "amqp.url",
     "amqp.queue",
@@ -34,6 +35,9 @@ pub const KEYS: [&str; 26] = [
     "amqp.prefetch",
     "amqp.declare",
     "amqp.heartbeat",
+    "amqp.tls.ca_file",
+    "amqp.tls.cert_file",
+    "amqp.tls.key_file",
     "im.region",
     "im.base_url",
     "im.sdk_app_id",
@@ -74,6 +78,8 @@ pub struct Amqp {
     pub declare: bool,
     /// The AMQP heartbeat.
     pub heartbeat: Duration,
+    /// What `amqps://` needs besides the system's CAs.
+    pub tls: TlsFiles,
     /// Names and arguments of everything at the broker.
     pub topology: Topology,
 }
@@ -376,12 +382,43 @@ impl Amqp {
             prefetch: reader.number("amqp.prefetch", 1..=2000),
             declare: reader.flag("amqp.declare"),
             heartbeat: Self::read_heartbeat(reader),
+            tls: Self::read_tls(reader),
             topology: Topology::new(&exchange, &queue, &retry.tiers),
         }
     }
 }
 
 impl Amqp {
+    fn read_tls(reader: &mut Reader<'_>) -> TlsFiles {
+        let mut file = |key: &str, wanted| {
+            let set = reader.is_set(key);
+            set.then(|| {
+                reader.optional(key, |text| {
+                    tls::pem(&PathBuf::from(text), wanted).map(|_| PathBuf::from(text))
+                })
+            })
+            .flatten()
+        };
+        let files = TlsFiles {
+            ca_file: file("amqp.tls.ca_file", tls::CERTIFICATE),
+            cert_file: file("amqp.tls.cert_file", tls::CERTIFICATE),
+            key_file: file("amqp.tls.key_file", tls::KEY),
+        };
+        let [cert, key] = ["amqp.tls.cert_file", "amqp.tls.key_file"].map(|key| reader.is_set(key));
+        if cert != key {
+            let (set, missing) = if cert {
+                ("cert_file", "key_file")
+            } else {
+                ("key_file", "cert_file")
+            };
+            reader.wrong(
+                &format!("amqp.tls.{missing}"),
+                &format!("is missing beside amqp.tls.{set}"),
+            );
+        }
+        files
+    }
+
     /// AMQP counts heartbeats in whole seconds.
     fn read_heartbeat(reader: &mut Reader<'_>) -> Duration {
         let heartbeat = reader.duration(

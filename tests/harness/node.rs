@@ -80,6 +80,25 @@ impl Node {
         node
     }
 
+    /// A node that speaks TLS on a second port (see [`Node::tls_port`]); `conf` says `ssl_options.*`.
+    pub async fn with_tls(conf: &str) -> Self {
+        let ports = Block::claim();
+        let family = Arc::new(Family::start(ports.port(EPMD)).await);
+        let conf = format!(
+            "listeners.ssl.1 = 127.0.0.1:{}\n{conf}",
+            ports.port(MANAGEMENT)
+        );
+        let node = Self::prepare(family, ports, &[], &conf);
+        node.boot();
+        node.ready(READY_PATIENCE).await;
+        node
+    }
+
+    /// Where a node made by [`Node::with_tls`] speaks TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.ports.port(MANAGEMENT)
+    }
+
     fn prepare(family: Arc<Family>, ports: Block, plugins: &[&str], conf: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("convgroup-rabbitmq-")

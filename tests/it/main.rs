@@ -2,10 +2,11 @@
 //!
 //! One crate, so that all tests share one throw-away node. Tests are grouped by the guarantee they prove.
 #![allow(
+    clippy::unwrap_used,
     clippy::float_cmp,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "metrics are f64, counters are small whole numbers"
+    reason = "a panic is how a test fails; metrics are f64, counters are small whole numbers"
 )]
 
 #[path = "../harness/mod.rs"]
@@ -21,4 +22,5 @@ mod pace;
 mod sandbox;
 mod secrets;
 mod surface;
+mod tls;
 mod topology;

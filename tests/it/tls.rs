@@ -1,0 +1,149 @@
+//! TLS to the broker: a private CA and client certificates; what is wrong is said clearly.
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+
+use crate::harness::{Node, PATIENCE, eventually};
+use crate::world::{World, eventually_settled};
+
+/// A CA and what it signed, as PEM files.
+struct Authority {
+    dir: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "an authority");
+        let key = KeyPair::generate().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("ca.pem"),
+            params.self_signed(&key).unwrap().pem(),
+        )
+        .unwrap();
+        Self {
+            dir,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn sign(&self, file: &str, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.path(&format!("{file}.pem")), certificate.pem()).unwrap();
+        std::fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+}
+
+async fn reason(world: &World) -> String {
+    let daemon = world.config.spawn();
+    eventually(
+        "the daemon says why it is not connected",
+        PATIENCE,
+        async || {
+            let page = daemon
+                .try_http("/readyz")
+                .await
+                .map_err(|err| err.to_string())?;
+            if page.1.contains("connecting") {
+                Ok(page.1)
+            } else {
+                Err(page.1)
+            }
+        },
+    )
+    .await
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_ca_and_client_certificates_work_and_what_is_wrong_is_said() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    ours.sign("server", "localhost");
+    ours.sign("client", "daemon");
+    let node = Node::with_tls(&format!(
+        "ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+         ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
+        shown(&ours.path("ca.pem")),
+        shown(&ours.path("server.pem")),
+        shown(&ours.path("server.key")),
+    ))
+    .await;
+    let secure = format!("amqps://guest:guest@localhost:{}/%2f", node.tls_port());
+    let world = World::at(&node.url())
+        .await
+        .set("CONVGROUP_AMQP__URL", &secure)
+        .set("CONVGROUP_AMQP__TLS__CA_FILE", shown(&ours.path("ca.pem")))
+        .set(
+            "CONVGROUP_AMQP__TLS__CERT_FILE",
+            shown(&ours.path("client.pem")),
+        )
+        .set(
+            "CONVGROUP_AMQP__TLS__KEY_FILE",
+            shown(&ours.path("client.key")),
+        );
+    world.user("user15", &["a"]);
+    {
+        let daemon = world.daemon().await;
+        world.publish("user15", &["a"]).await;
+        eventually_settled(&daemon, "deleted", 1).await;
+        world.nothing_is_left(&daemon).await;
+    }
+
+    let world = world.set(
+        "CONVGROUP_AMQP__TLS__CA_FILE",
+        shown(&theirs.path("ca.pem")),
+    );
+    let text = reason(&world).await;
+    assert!(
+        text.contains("set amqp.tls.ca_file to the CA's certificate"),
+        "{text}"
+    );
+
+    let by_address = format!("amqps://guest:guest@127.0.0.1:{}/%2f", node.tls_port());
+    let world = world
+        .set("CONVGROUP_AMQP__TLS__CA_FILE", shown(&ours.path("ca.pem")))
+        .set("CONVGROUP_AMQP__URL", by_address);
+    let text = reason(&world).await;
+    assert!(
+        text.contains("certificate is for another host name"),
+        "{text}"
+    );
+
+    let mut world = world.set("CONVGROUP_AMQP__URL", secure);
+    world.config = world
+        .config
+        .unset("CONVGROUP_AMQP__TLS__CERT_FILE")
+        .unset("CONVGROUP_AMQP__TLS__KEY_FILE");
+    let text = reason(&world).await;
+    assert!(text.contains("wants a client certificate"), "{text}");
+
+    let world = world.set(
+        "CONVGROUP_AMQP__TLS__CERT_FILE",
+        shown(&ours.path("client.pem")),
+    );
+    let mut daemon = world.config.spawn();
+    assert_eq!(daemon.wait_exit(PATIENCE).await, 78);
+    assert!(
+        daemon
+            .output()
+            .contains("amqp.tls.key_file (not set): is missing beside amqp.tls.cert_file"),
+        "{}",
+        daemon.output()
+    );
+}
