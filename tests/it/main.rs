@@ -14,11 +14,13 @@ mod harness;
 mod world;
 
 mod cli;
+mod crash_points;
 mod dlq;
 mod error_table;
 mod harness_works;
 mod main_job;
 mod pace;
+mod poison;
 mod sandbox;
 mod secrets;
 mod surface;

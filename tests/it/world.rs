@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use crate::harness::broker::persistent;
 use crate::harness::daemon::{IDENTIFIER, SECRET_KEY};
 use crate::harness::{
-    Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Settle, shared_node,
+    Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Settle, eventually, shared_node,
 };
 
 /// All a test needs; names are its own, so that tests share the node.
@@ -97,6 +97,63 @@ impl World {
                 metrics.value("convgroup_in_flight", &[]) == 0.0
             })
             .await
+    }
+
+    /// All delay queues.
+    pub(crate) fn delay_queues(&self) -> Vec<String> {
+        let tiers = self.config.get("CONVGROUP_RETRY__TIERS").split(',');
+        tiers
+            .map(|tier| format!("{}.retry.{tier}", self.config.queue()))
+            .collect()
+    }
+
+    /// Waits until `done` holds and nothing is queued, delayed or in hand.
+    ///
+    /// All of that several looks in a row: a message on its way out of a delay queue is in no queue's count for a moment.
+    pub(crate) async fn drained(
+        &self,
+        daemon: &Daemon,
+        patience: Duration,
+        done: impl Fn() -> Result<(), String>,
+    ) {
+        const LOOKS: u32 = 5;
+        let mut queues = self.delay_queues();
+        queues.push(self.config.queue().to_owned());
+        let mut calm = 0;
+        eventually("everything is at its end", patience, async || {
+            let look = self.look(daemon, &queues, &done).await;
+            calm = if look.is_ok() { calm + 1 } else { 0 };
+            look.and_then(|()| {
+                (calm >= LOOKS)
+                    .then_some(())
+                    .ok_or("calm so far".to_owned())
+            })
+        })
+        .await;
+    }
+
+    async fn look(
+        &self,
+        daemon: &Daemon,
+        queues: &[String],
+        done: impl Fn() -> Result<(), String>,
+    ) -> Result<(), String> {
+        done()?;
+        for queue in queues {
+            let found = self.broker.try_inspect(queue).await;
+            let depth = found.map_err(|err| format!("{err:#}"))?.message_count();
+            if depth > 0 {
+                return Err(format!("{depth} messages in {queue}"));
+            }
+        }
+        let (_, text) = daemon
+            .try_http("/metrics")
+            .await
+            .map_err(|err| err.to_string())?;
+        match Metrics::parse(&text).value("convgroup_in_flight", &[]) {
+            0.0 => Ok(()),
+            count => Err(format!("{count} in hand")),
+        }
     }
 
     pub(crate) fn fault(&self, fault: Fault) {
