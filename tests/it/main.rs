@@ -19,6 +19,7 @@ mod dlq;
 mod error_table;
 mod harness_works;
 mod main_job;
+mod model;
 mod pace;
 mod poison;
 mod sandbox;

@@ -1,0 +1,681 @@
+//! A model broker and a model API play random histories to the real decisions: every name is always in exactly one place.
+//!
+//! Real are `decode`, `next_step`, `NameEnd`, `decide` and `with_groups`. Modelled is what stands around them and can fail: queues
+//! with redelivery, an API that answers anything, a probe, and sessions that break between any two steps of a settle. A publish
+//! that is refused is a break before it; one whose confirm is lost is a break after it.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::LazyLock;
+
+use convgroup_deleter::domain::attempt::Attempt;
+use convgroup_deleter::domain::code::{Class, CodeTable};
+use convgroup_deleter::domain::decide::{
+    Cause, Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
+};
+use convgroup_deleter::domain::message::{decode, with_groups};
+use convgroup_deleter::domain::reply::Reply;
+use convgroup_deleter::domain::retry::{Step, Tries, next_step};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRng, TestRunner};
+
+const LIMITS: Limits = Limits {
+    attempts_max: 3,
+    tiers: 2,
+};
+const QUICK_ATTEMPTS: u32 = 1;
+const PREFETCH: usize = 4;
+/// Events in a history at most. Each has a place of its own, so that leaving one out while shrinking renames no other.
+const EVENTS_MAX: usize = 4;
+const NOW_MS: i64 = 1_700_000_000_000;
+/// Healthy moves after which every history must be at its end.
+const MOVES_TO_END_MAX: usize = 200;
+
+static CODES: LazyLock<CodeTable> = LazyLock::new(|| CodeTable::new(&BTreeMap::new()));
+
+type Events = [Option<Event>; EVENTS_MAX];
+type Checked = Result<(), TestCaseError>;
+
+/// What is published.
+#[derive(Clone, Debug)]
+enum Event {
+    /// These names of one of two users; events may name the same.
+    Delete { user: u8, groups: Vec<char> },
+    /// Can't be read.
+    Malformed,
+}
+
+/// One move of a history.
+#[derive(Clone, Debug)]
+enum Move {
+    /// The daemon takes a message in hand to its end: the first of this event.
+    Work {
+        which: usize,
+        answers: Vec<Answer>,
+        probe_is_healthy: bool,
+        /// Others have found the API unreachable before this message is judged.
+        suspended: bool,
+        /// After so many steps (a publish for each successor, then the ack) the session breaks.
+        breaks_after: Option<usize>,
+    },
+    /// The oldest message of a delay queue has waited long enough.
+    Expire { tier: usize },
+    /// The session breaks, whoever's fault: all in hand comes back.
+    Crash,
+}
+
+/// What the API does with a call; after the last of a list it is honest.
+#[derive(Clone, Debug)]
+enum Answer {
+    Honest,
+    /// Says this and deletes nothing.
+    Says(Reply),
+    /// Deletes, then says this.
+    DeletesAndSays(Reply),
+    /// Says this to every call for this name.
+    KeepsSaying(Reply),
+    /// The call does not leave.
+    TurnedBack,
+}
+
+/// How the modelled daemon settles; all but the first are wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Daemon {
+    AsDesigned,
+    AcksFirst,
+    AcksPassingFailures,
+    CountsHandBacks,
+    CarriesDoneNames,
+}
+
+/// What the contract says of a name, from what the API and the probe have said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Done,
+    Rejected,
+    Malformed,
+    /// A failure that counts.
+    Counted,
+    /// A failure that counts unless the API turns out to be unreachable.
+    Passing,
+    /// Queued again, at no cost.
+    Free,
+}
+
+#[derive(Clone, Debug)]
+struct Message {
+    event: usize,
+    body: Vec<u8>,
+    /// The header, as the real code wrote it.
+    attempt: Option<i64>,
+    /// Counted failures, as the model counts them.
+    failures: u32,
+}
+
+impl Message {
+    /// The names it carries, read without the code under test; the one nameless name of an event that can't be read.
+    fn names(&self) -> BTreeSet<String> {
+        let body: Result<serde_json::Value, _> = serde_json::from_slice(&self.body);
+        let Ok(body) = body else {
+            return BTreeSet::from([String::new()]);
+        };
+        let groups = body["GroupName"].as_array().expect("a list");
+        let names = groups.iter().map(|name| name.as_str().expect("a string"));
+        names.map(ToOwned::to_owned).collect()
+    }
+}
+
+/// A name of an event, and in how many places it is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Places {
+    queued: usize,
+    done: usize,
+    dead: usize,
+}
+
+struct World {
+    daemon: Daemon,
+    events: Events,
+    /// What exists at the API.
+    groups: BTreeSet<(String, String)>,
+    main: VecDeque<Message>,
+    hand: Vec<Message>,
+    tiers: Vec<VecDeque<Message>>,
+    dead: Vec<(Cause, Message)>,
+    done: Vec<(usize, String)>,
+    /// Names that a break between confirm and ack has doubled.
+    doubled: Vec<(usize, String)>,
+}
+
+impl World {
+    fn new(daemon: Daemon, events: &Events) -> Self {
+        let users = ["user0", "user1"].into_iter();
+        let groups = users.flat_map(|user| ["a", "b", "c"].map(|name| (user.into(), name.into())));
+        let message = |(event, planted): (usize, &Option<Event>)| {
+            Some(Message {
+                event,
+                body: body(planted.as_ref()?),
+                attempt: None,
+                failures: 0,
+            })
+        };
+        Self {
+            daemon,
+            events: events.clone(),
+            groups: groups.collect(),
+            main: events.iter().enumerate().filter_map(message).collect(),
+            hand: Vec::new(),
+            tiers: vec![VecDeque::new(); LIMITS.tiers],
+            dead: Vec::new(),
+            done: Vec::new(),
+            doubled: Vec::new(),
+        }
+    }
+
+    fn play(&mut self, step: &Move) -> Checked {
+        while self.hand.len() < PREFETCH
+            && let Some(message) = self.main.pop_front()
+        {
+            self.hand.push(message);
+        }
+        match step {
+            Move::Crash => self.crash(),
+            Move::Expire { tier } => {
+                let expired = self.tiers[tier % LIMITS.tiers].pop_front();
+                self.main.extend(expired);
+            }
+            Move::Work { which, .. } => {
+                let of_event = |message: &Message| message.event == *which;
+                if let Some(which) = self.hand.iter().position(of_event) {
+                    let message = self.hand.remove(which);
+                    self.work(message, step)?;
+                }
+            }
+        }
+        self.check()
+    }
+
+    fn crash(&mut self) {
+        for message in self.hand.drain(..).rev() {
+            self.main.push_front(message);
+        }
+    }
+
+    fn work(&mut self, message: Message, step: &Move) -> Checked {
+        let Move::Work { breaks_after, .. } = step else {
+            return Ok(());
+        };
+        let (decision, fates) = self.judge(&message, step);
+        Self::check_decision(&message, &decision, &fates)?;
+        match decision {
+            Decision::HandBack => {
+                self.main.push_front(message);
+                if breaks_after.is_some() {
+                    self.crash();
+                }
+            }
+            Decision::Ack(successors) => {
+                let copies = successors.iter();
+                let copies = copies.map(|successor| self.copy(&message, successor, &fates));
+                let copies = copies.collect::<Result<Vec<_>, _>>()?;
+                self.settle(message, copies, *breaks_after);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the worker does between a delivery and its settling.
+    fn judge(&mut self, message: &Message, step: &Move) -> (Decision, BTreeMap<String, Fate>) {
+        let Move::Work {
+            answers,
+            probe_is_healthy,
+            suspended,
+            ..
+        } = step
+        else {
+            unreachable!("only work is judged");
+        };
+        let attempt = attempt(message);
+        let event = match decode(&message.body) {
+            Ok(event) => event,
+            Err(malformed) => {
+                let fates = BTreeMap::from([(String::new(), Fate::Malformed)]);
+                return (decide_malformed(&malformed, attempt), fates);
+            }
+        };
+        let (mut answers, mut suspended) = (answers.iter(), *suspended);
+        let (mut ends, mut fates) = (Vec::new(), BTreeMap::new());
+        for group in event.groups() {
+            let (end, fate) = match ends.last() {
+                Some(NameEnd::Interrupted) => (NameEnd::Interrupted, Fate::Free),
+                _ => self.delete(event.user(), group, &mut answers, *probe_is_healthy),
+            };
+            suspended |= !probe_is_healthy && end == NameEnd::Interrupted;
+            fates.insert(group.clone(), fate);
+            ends.push(end);
+        }
+        let passing = ends.iter().any(|end| end.passing_failure().is_some());
+        suspended |= passing && LIMITS.is_last(attempt) && !probe_is_healthy;
+        if passing && suspended {
+            ends = ends.into_iter().map(NameEnd::excused).collect();
+        }
+        for fate in fates.values_mut() {
+            match fate {
+                Fate::Passing if suspended => *fate = Fate::Free,
+                Fate::Passing => *fate = Fate::Counted,
+                _ => {}
+            }
+        }
+        let decision = decide(event.groups(), &ends, attempt, LIMITS);
+        let decision = self.sabotaged(decision, event.groups(), &ends, attempt);
+        (decision, fates)
+    }
+
+    /// The decision of a daemon that is wrong on purpose.
+    fn sabotaged(
+        &self,
+        decision: Decision,
+        groups: &[String],
+        ends: &[NameEnd],
+        attempt: Attempt,
+    ) -> Decision {
+        match (self.daemon, decision) {
+            (Daemon::AcksPassingFailures, _) => {
+                let acked = |end: &NameEnd| match end.passing_failure() {
+                    Some(_) => NameEnd::Gone,
+                    None => end.clone(),
+                };
+                let ends: Vec<NameEnd> = ends.iter().map(acked).collect();
+                decide(groups, &ends, attempt, LIMITS)
+            }
+            (Daemon::CountsHandBacks, Decision::HandBack) => Decision::Ack(vec![Successor {
+                to: Destination::Tier(0),
+                groups: None,
+                attempt: attempt.failed_again(),
+                verdict: None,
+                info: String::new(),
+            }]),
+            (Daemon::CarriesDoneNames, Decision::Ack(mut successors)) => {
+                for successor in &mut successors {
+                    successor.groups = None;
+                }
+                Decision::Ack(successors)
+            }
+            (_, decision) => decision,
+        }
+    }
+
+    /// Calls until the name has reached an end.
+    fn delete<'a>(
+        &mut self,
+        user: &str,
+        group: &str,
+        answers: &mut impl Iterator<Item = &'a Answer>,
+        probe_is_healthy: bool,
+    ) -> (NameEnd, Fate) {
+        let key = (user.to_owned(), group.to_owned());
+        let (mut tries, mut kept) = (Tries::default(), None);
+        loop {
+            let answer = kept.or_else(|| answers.next());
+            let reply = match answer.unwrap_or(&Answer::Honest) {
+                Answer::TurnedBack => return (NameEnd::Interrupted, Fate::Free),
+                Answer::Honest if self.groups.remove(&key) => code(0),
+                Answer::Honest => code(51009),
+                Answer::Says(reply) => reply.clone(),
+                Answer::KeepsSaying(reply) => {
+                    kept = answer;
+                    reply.clone()
+                }
+                Answer::DeletesAndSays(reply) => {
+                    self.groups.remove(&key);
+                    reply.clone()
+                }
+            };
+            let reset = reply == Reply::Reset;
+            let verdict = CODES.classify(reply);
+            let class = verdict.class();
+            let step = next_step(class, reset, tries, QUICK_ATTEMPTS);
+            tries = tries.after(step);
+            match step {
+                Step::End => return (NameEnd::of(verdict), fate(class)),
+                Step::AskProbe if probe_is_healthy => {
+                    return (NameEnd::after_probe(verdict, true), Fate::Counted);
+                }
+                Step::AskProbe => return (NameEnd::after_probe(verdict, false), Fate::Free),
+                Step::Repeat | Step::Retry | Step::SlowDown | Step::SignAnew => {}
+            }
+        }
+    }
+
+    /// Every name goes where the contract sends it.
+    fn check_decision(
+        message: &Message,
+        decision: &Decision,
+        fates: &BTreeMap<String, Fate>,
+    ) -> Checked {
+        let last = message.failures + 1 >= LIMITS.attempts_max;
+        for (name, fate) in fates {
+            let wanted = match fate {
+                Fate::Done => "done".to_owned(),
+                Fate::Rejected => format!("{:?}", Cause::Rejected),
+                Fate::Malformed => format!("{:?}", Cause::Malformed),
+                Fate::Counted if last => format!("{:?}", Cause::Exhausted),
+                Fate::Counted | Fate::Passing | Fate::Free => "queued".to_owned(),
+            };
+            let found: Vec<String> = match decision {
+                Decision::HandBack => vec!["queued".to_owned()],
+                Decision::Ack(successors) => successors
+                    .iter()
+                    .filter(|it| it.groups.as_ref().is_none_or(|names| names.contains(name)))
+                    .map(|it| match it.to {
+                        Destination::Tier(_) => "queued".to_owned(),
+                        Destination::Dead(cause) => format!("{cause:?}"),
+                    })
+                    .collect(),
+            };
+            let found = if found.is_empty() {
+                "done".to_owned()
+            } else {
+                found.join(" and ")
+            };
+            prop_assert_eq!(found, wanted, "{:?} of event {}", name, message.event);
+        }
+        Ok(())
+    }
+
+    /// The successor as the broker will hold it. What it says of its attempts is what the model has counted.
+    fn copy(
+        &self,
+        message: &Message,
+        successor: &Successor,
+        fates: &BTreeMap<String, Fate>,
+    ) -> Result<(Destination, Message), TestCaseError> {
+        let left = successor.groups.as_ref();
+        let copy = Message {
+            body: left.map_or(message.body.clone(), |left| {
+                with_groups(&message.body, left)
+            }),
+            attempt: Some(i64::from(successor.attempt.failures)),
+            ..message.clone()
+        };
+        let counted = copy.names().iter().any(|name| fates[name] == Fate::Counted);
+        let failures = message.failures + u32::from(counted);
+        prop_assert_eq!(
+            successor.attempt.failures,
+            failures,
+            "the attempts of event {}",
+            message.event
+        );
+        let max = LIMITS.attempts_max;
+        match successor.to {
+            Destination::Tier(_) => prop_assert!(failures < max, "delayed after the last attempt"),
+            Destination::Dead(Cause::Exhausted) => prop_assert_eq!(failures, max),
+            Destination::Dead(_) => prop_assert!(failures < max),
+        }
+        match &self.events[message.event] {
+            None | Some(Event::Malformed) => {
+                prop_assert_eq!(&copy.body, &message.body, "byte for byte");
+            }
+            Some(Event::Delete { user, .. }) => {
+                let kept = format!(r#"{{"x":1.50,"From_Account":"user{user}","GroupName":["#);
+                prop_assert!(copy.body.starts_with(kept.as_bytes()));
+            }
+        }
+        Ok((successor.to, Message { failures, ..copy }))
+    }
+
+    /// Publishes, then acks, unless the session breaks between two steps.
+    fn settle(
+        &mut self,
+        message: Message,
+        copies: Vec<(Destination, Message)>,
+        breaks_after: Option<usize>,
+    ) {
+        let steps = breaks_after.unwrap_or(usize::MAX);
+        let acks_first = self.daemon == Daemon::AcksFirst;
+        let acked = if acks_first {
+            steps > 0
+        } else {
+            steps > copies.len()
+        };
+        let published = steps.saturating_sub(usize::from(acks_first));
+        let carried: BTreeSet<String> = copies.iter().flat_map(|(_, copy)| copy.names()).collect();
+        for (to, copy) in copies.into_iter().take(published) {
+            if !acked {
+                let names = copy.names().into_iter();
+                self.doubled.extend(names.map(|name| (copy.event, name)));
+            }
+            match to {
+                Destination::Tier(tier) => self.tiers[tier].push_back(copy),
+                Destination::Dead(cause) => self.dead.push((cause, copy)),
+            }
+        }
+        if acked {
+            let names = message.names().into_iter();
+            let done = names.filter(|name| !carried.contains(name));
+            self.done.extend(done.map(|name| (message.event, name)));
+        } else {
+            self.hand.insert(0, message);
+        }
+        if breaks_after.is_some() {
+            self.crash();
+        }
+    }
+
+    fn places(&self, event: usize, name: &str) -> Places {
+        let carries = |message: &&Message| message.event == event && message.names().contains(name);
+        let queued = self
+            .main
+            .iter()
+            .chain(&self.hand)
+            .chain(self.tiers.iter().flatten());
+        let dead = self.dead.iter().map(|(_, message)| message);
+        let done = self.done.iter();
+        Places {
+            queued: queued.filter(carries).count(),
+            dead: dead.filter(carries).count(),
+            done: done.filter(|(e, n)| *e == event && n == name).count(),
+        }
+    }
+
+    /// Conservation: each name of each event is in exactly one place, and in one more for each break that doubled it.
+    fn check(&self) -> Checked {
+        for (number, event) in self.events.iter().enumerate() {
+            let Some(event) = event else { continue };
+            for name in names(event) {
+                let Places { queued, done, dead } = self.places(number, &name);
+                let doubled = self
+                    .doubled
+                    .iter()
+                    .filter(|(e, n)| *e == number && *n == name)
+                    .count();
+                prop_assert_eq!(
+                    queued + done + dead,
+                    1 + doubled,
+                    "{:?} of event {}: queued {}, done {}, dead {}",
+                    name,
+                    number,
+                    queued,
+                    done,
+                    dead
+                );
+                if let Event::Delete { user, .. } = event {
+                    let exists = self.groups.contains(&(format!("user{user}"), name.clone()));
+                    prop_assert!(done == 0 || !exists, "{name} is taken for done, and is not");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// With everything healthy again, everything comes to its end.
+    fn finish(&mut self) -> Checked {
+        for turn in 0..MOVES_TO_END_MAX {
+            if self.main.is_empty()
+                && self.hand.is_empty()
+                && self.tiers.iter().all(VecDeque::is_empty)
+            {
+                return Ok(());
+            }
+            self.play(&Move::Expire { tier: turn })?;
+            self.play(&healthy_work(turn % EVENTS_MAX))?;
+        }
+        Err(TestCaseError::fail("it goes on for ever"))
+    }
+}
+
+fn attempt(message: &Message) -> Attempt {
+    Attempt::read(message.attempt, None, NOW_MS)
+}
+
+fn fate(class: Class) -> Fate {
+    match class {
+        Class::Deleted | Class::Gone => Fate::Done,
+        Class::Rejected => Fate::Rejected,
+        Class::Transient => Fate::Passing,
+        Class::Throttled => Fate::Free,
+        Class::Signature | Class::Account | Class::Unknown => Fate::Counted,
+    }
+}
+
+fn names(event: &Event) -> BTreeSet<String> {
+    match event {
+        Event::Delete { groups, .. } => groups.iter().map(ToString::to_string).collect(),
+        Event::Malformed => BTreeSet::from([String::new()]),
+    }
+}
+
+fn body(event: &Event) -> Vec<u8> {
+    match event {
+        Event::Delete { user, groups } => {
+            let groups: Vec<String> = groups.iter().map(|name| format!("\"{name}\"")).collect();
+            let groups = groups.join(",");
+            format!(r#"{{"x":1.50,"From_Account":"user{user}","GroupName":[{groups}]}}"#).into()
+        }
+        Event::Malformed => b"no event".to_vec(),
+    }
+}
+
+fn code(code: i64) -> Reply {
+    Reply::Answer {
+        code,
+        info: "text".to_owned(),
+    }
+}
+
+fn healthy_work(which: usize) -> Move {
+    Move::Work {
+        which,
+        answers: Vec::new(),
+        probe_is_healthy: true,
+        suspended: false,
+        breaks_after: None,
+    }
+}
+
+fn a_few_events() -> impl Strategy<Value = Events> {
+    let names = prop::sample::select(vec!['a', 'b', 'c']);
+    let delete = (0..2_u8, vec(names, 1..5));
+    let delete = delete.prop_map(|(user, groups)| Event::Delete { user, groups });
+    let event = prop_oneof![6 => delete, 1 => Just(Event::Malformed)];
+    prop::array::uniform4(prop::option::weighted(0.8, event))
+}
+
+fn an_answer() -> impl Strategy<Value = Answer> {
+    let passing = || {
+        prop::sample::select(vec![
+            code(50004),
+            Reply::HttpStatus(502),
+            Reply::Timeout,
+            Reply::Reset,
+            Reply::BadBody,
+        ])
+    };
+    let other = [51011, 50001, 60007, 70001, 70009, 60020, 60002, 99999].map(code);
+    let other = [other.as_slice(), &[Reply::HttpStatus(429), Reply::Connect]].concat();
+    let other = prop::sample::select(other);
+    prop_oneof![
+        2 => Just(Answer::Honest),
+        3 => passing().prop_map(Answer::Says),
+        2 => other.clone().prop_map(Answer::Says),
+        2 => passing().prop_map(Answer::DeletesAndSays),
+        1 => passing().prop_map(Answer::KeepsSaying),
+        2 => other.prop_map(Answer::KeepsSaying),
+        1 => Just(Answer::TurnedBack),
+    ]
+}
+
+fn a_history() -> impl Strategy<Value = Vec<Move>> {
+    let breaks_after = prop::option::weighted(0.3, 0..4_usize);
+    let work = (
+        0..EVENTS_MAX,
+        vec(an_answer(), 0..8),
+        any::<bool>(),
+        any::<bool>(),
+        breaks_after,
+    );
+    let work = work.prop_map(
+        |(which, answers, probe_is_healthy, suspended, breaks_after)| Move::Work {
+            which,
+            answers,
+            probe_is_healthy,
+            suspended,
+            breaks_after,
+        },
+    );
+    let expire = (0..LIMITS.tiers).prop_map(|tier| Move::Expire { tier });
+    vec(
+        prop_oneof![6 => work, 3 => expire, 1 => Just(Move::Crash)],
+        0..40,
+    )
+}
+
+fn play(daemon: Daemon, events: &Events, history: &[Move]) -> Checked {
+    let mut world = World::new(daemon, events);
+    world.check()?;
+    for step in history {
+        world.play(step)?;
+    }
+    world.finish()
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 1000, ..Config::default() })]
+
+    #[test]
+    fn every_name_is_always_in_exactly_one_place(history in a_history(), events in a_few_events()) {
+        play(Daemon::AsDesigned, &events, &history)?;
+    }
+}
+
+/// The model is no decoration: it finds a daemon that is wrong, and tells the shortest history: one event, one move.
+#[track_caller]
+fn check_found_out(daemon: Daemon, expect: &str) {
+    let config = Config {
+        cases: 2000,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    // The same numbers each time: how far a failure shrinks depends on where it began.
+    let rng = TestRng::deterministic_rng(config.rng_algorithm);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let result = runner.run(&(a_history(), a_few_events()), |(history, events)| {
+        play(daemon, &events, &history)
+    });
+    let Err(TestError::Fail(reason, (history, events))) = result else {
+        panic!("{daemon:?} was not found out: {result:?}");
+    };
+    let reason = reason.message();
+    assert!(reason.contains(expect), "{daemon:?}: {reason}");
+    assert!(
+        history.len() == 1 && events.iter().flatten().count() == 1,
+        "{daemon:?}: {events:?} {history:#?}"
+    );
+}
+
+#[test]
+fn wrong_daemons_are_found_out() {
+    check_found_out(Daemon::AcksFirst, "queued 0, done 0, dead 0");
+    check_found_out(Daemon::AcksPassingFailures, "left: `\"done\"`");
+    check_found_out(Daemon::CountsHandBacks, "the attempts of event");
+    check_found_out(Daemon::CarriesDoneNames, "of event");
+}
