@@ -13,6 +13,7 @@
 mod harness;
 mod world;
 
+mod chaos;
 mod cli;
 mod crash_points;
 mod dlq;
