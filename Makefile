@@ -6,11 +6,7 @@ BROKER = $(if $(AMQP_URL),true,$(INSTALL) rabbitmq-server)
 DEMO := target/release/examples/demo
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo run test bench lint release
-=======
-.PHONY: help demo run test chaos lint release
->>>>>>> bc9b851 (Chaos: kill daemon and broker while the API fails at random, and lose nothing)
+.PHONY: help demo run test chaos bench lint release
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
@@ -29,15 +25,13 @@ test: ## every test, those on a real RabbitMQ included; installs what it lacks
 	@$(INSTALL) rabbitmq-server amqp-tools prometheus
 	cargo test --locked
 
-<<<<<<< HEAD
 bench: ## speed, cost and pace against a bare loop; prints tables and writes docs/benchmarks.md (about five minutes)
 	@$(INSTALL) rabbitmq-server
 	cargo bench --locked --bench bench
-=======
+
 chaos: ## 20,000 events while API, daemon and broker fail at random; several minutes (CHAOS_SEED=… repeats a run)
 	@$(INSTALL) rabbitmq-server
 	CHAOS=long cargo test --locked --test it -- --nocapture chaos::
->>>>>>> bc9b851 (Chaos: kill daemon and broker while the API fails at random, and lose nothing)
 
 lint: ## formatting, lints and docs, warnings are errors
 	cargo fmt --check
