@@ -133,6 +133,15 @@ impl Spacing {
     }
 }
 
+/// Where a call waits for its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Behind those that came before.
+    Line,
+    /// Past the line, at the same pace: a call with a new signature says whether the others may leave with it at all.
+    Head,
+}
+
 /// Makes calls wait for their turn, in line.
 #[derive(Debug)]
 pub struct Limiter {
@@ -158,6 +167,11 @@ impl Limiter {
     /// `false` returned. Safe to drop at any await: a slot is taken only when this completes.
     pub async fn turn(&self, may_go: impl Fn() -> bool) -> bool {
         let _head = self.line.lock().await;
+        self.turn_at_head(may_go).await
+    }
+
+    /// The same, past the line: for what must be known before those in line leave.
+    pub async fn turn_at_head(&self, may_go: impl Fn() -> bool) -> bool {
         loop {
             if !may_go() {
                 return false;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 
-use super::limiter::Limiter;
+use super::limiter::{Limiter, Place};
 use super::window::Window;
 use crate::broker::life::Life;
 use crate::chat::client::ChatClient;
@@ -112,7 +112,7 @@ impl Suspension {
 
     /// Waits for a call's turn. `false`: turned back, because the daemon is suspended or stops, or the message's session is
     /// over. Checked at the very moment of release.
-    pub async fn turn(&self, life: &Life) -> bool {
+    pub async fn turn(&self, life: &Life, place: Place) -> bool {
         let started = Instant::now();
         let mut gate = self.gate.subscribe();
         loop {
@@ -132,7 +132,7 @@ impl Suspension {
                 biased;
                 _ = gate.changed() => {}
                 () = life.over() => return false,
-                went = self.limiter.turn(may_go) => {
+                went = self.turn_from(place, may_go) => {
                     if went {
                         self.metrics.rate_limit_wait_seconds.observe(started.elapsed().as_secs_f64());
                         return true;
@@ -142,6 +142,13 @@ impl Suspension {
                     }
                 }
             }
+        }
+    }
+
+    async fn turn_from(&self, place: Place, may_go: impl Fn() -> bool) -> bool {
+        match place {
+            Place::Line => self.limiter.turn(may_go).await,
+            Place::Head => self.limiter.turn_at_head(may_go).await,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::domain::reply::Reply;
 use crate::domain::retry::{Step, Tries, next_step};
 use crate::failpoint::{self, Point};
 use crate::intervals::Intervals;
+use crate::pace::limiter::Place;
 
 impl Worker {
     /// Calls until the name is deleted, gone, rejected, has failed for this delivery, or is interrupted. The number of calls is
@@ -20,7 +21,12 @@ impl Worker {
         let mut pauses = Intervals::quick_retry();
         let mut connection = Connection::Pooled;
         loop {
-            if !self.suspension.turn(life).await {
+            let place = if tries.resigned {
+                Place::Head
+            } else {
+                Place::Line
+            };
+            if !self.suspension.turn(life, place).await {
                 return NameEnd::Interrupted;
             }
             failpoint::reach(Point::BeforeCall);
