@@ -6,6 +6,7 @@
 //! | [`broker`] | [`Broker`]: an AMQP client that shares no code with the daemon |
 //! | [`proxy`] | [`Proxy`]: a TCP proxy that cuts, freezes and delays, also at a chosen byte or AMQP frame |
 //! | [`daemon`] | [`DaemonConfig`], [`Daemon`], [`Metrics`]: the real binary, its output, signals and HTTP surface |
+//! | [`raw`] | [`raw::RawPublisher`]: frames written by hand, for messages that no client library would make |
 //! | [`eventually`](mod@eventually) | [`eventually()`]: wait for a condition, never for a time |
 //! | `ports`, `reaper` | free ports that stay free; nothing outlives the test process, however it dies |
 //!
@@ -42,6 +43,7 @@ pub mod eventually;
 pub mod node;
 mod ports;
 pub mod proxy;
+pub mod raw;
 mod reaper;
 
 pub use broker::{Broker, Message, Settle};

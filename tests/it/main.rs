@@ -13,14 +13,18 @@
 mod harness;
 mod world;
 
+mod broker_faults;
 mod chaos;
 mod cli;
+mod cluster;
 mod crash_points;
 mod dlq;
 mod error_table;
 mod harness_works;
+mod hostile;
 mod main_job;
 mod model;
+mod outages;
 mod pace;
 mod poison;
 mod sandbox;

@@ -1,4 +1,5 @@
 //! A broker, a sandbox and the settings of a daemon between them: what most tests start with.
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use convgroup_deleter::sandbox::{Config, Fault, Rule, Sandbox};
@@ -8,7 +9,8 @@ use secrecy::SecretString;
 use crate::harness::broker::persistent;
 use crate::harness::daemon::{IDENTIFIER, SECRET_KEY};
 use crate::harness::{
-    Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Settle, eventually, shared_node,
+    Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Proxy, Settle, eventually, free_port,
+    shared_node, unique,
 };
 
 /// All a test needs; names are its own, so that tests share the node.
@@ -26,14 +28,9 @@ impl World {
 
     /// On another broker.
     pub(crate) async fn at(url: &str) -> Self {
-        let sandbox = Sandbox::start(Config {
-            secret_key: SecretString::from(SECRET_KEY),
-            admins: vec![IDENTIFIER.to_owned()],
-            record: true,
-            ..Config::default()
-        })
-        .await
-        .expect("the sandbox starts");
+        let sandbox = Sandbox::start(sandbox_config())
+            .await
+            .expect("the sandbox starts");
         let broker = Broker::connect(url).await;
         let config = DaemonConfig::new(url, &sandbox.base_url());
         Self {
@@ -47,6 +44,111 @@ impl World {
     pub(crate) fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.config = self.config.set(key, value);
         self
+    }
+
+    /// The same with a new connection of the test's own, after the broker has lost the old one.
+    pub(crate) async fn reconnected(self, url: &str) -> Self {
+        Self {
+            broker: Broker::connect(url).await,
+            ..self
+        }
+    }
+
+    /// Starts the daemon behind a proxy, which is the only broker it knows; the test itself goes around it.
+    pub(crate) fn behind(self, proxy: &Proxy) -> Self {
+        self.set("CONVGROUP_AMQP__URL", proxy.amqp_url())
+    }
+
+    /// The API goes away: nothing listens at its address.
+    pub(crate) async fn api_gone(self) -> Gone {
+        let addr = self.sandbox.addr();
+        self.sandbox.stop().await;
+        Gone {
+            broker: self.broker,
+            config: self.config,
+            addr,
+        }
+    }
+
+    /// Declares everything, before a daemon has ever run.
+    pub(crate) async fn declare(&self) {
+        let tool = self
+            .config
+            .clone()
+            .args(&["publish", "--user", "first", "a"]);
+        let (code, output) = tool.spawn().finished(PATIENCE).await;
+        assert_eq!(code, 0, "{output}");
+        assert_eq!(self.broker.purge(self.config.queue()).await, 1);
+    }
+
+    /// A backlog: so many users with one group each, and an event for each in the queue, which must be there.
+    pub(crate) async fn backlog(&self, count: usize) -> Vec<String> {
+        let users = users(count);
+        self.add(&users);
+        let bodies: Vec<String> = users.iter().map(|user| event(user, &["a"])).collect();
+        self.broker
+            .publish_many(self.config.exchange(), "delete", &bodies)
+            .await;
+        users
+    }
+
+    /// Each of these users has one group.
+    pub(crate) fn add(&self, users: &[String]) {
+        for user in users {
+            self.user(user, &["a"]);
+        }
+    }
+
+    /// Waits until the group of each of these users is deleted.
+    #[track_caller]
+    pub(crate) fn eventually_deleted(
+        &self,
+        users: &[String],
+        patience: Duration,
+    ) -> impl Future<Output = ()> {
+        eventually("all groups are deleted", patience, async move || {
+            let left: Vec<&String> = users
+                .iter()
+                .filter(|user| {
+                    self.sandbox
+                        .groups(user)
+                        .is_none_or(|left| !left.is_empty())
+                })
+                .collect();
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        })
+    }
+
+    /// Publishes an event and waits until it is done, within `patience`: the way through the daemon is open.
+    #[track_caller]
+    pub(crate) fn works(&self, patience: Duration) -> impl Future<Output = ()> {
+        let users = [unique("works")];
+        self.add(&users);
+        eventually("an event is published and done", patience, {
+            let users = users.clone();
+            let mut published = false;
+            async move || {
+                if !published {
+                    let body = event(&users[0], &["a"]);
+                    self.broker
+                        .try_publish(
+                            self.config.exchange(),
+                            "delete",
+                            body.as_bytes(),
+                            persistent(),
+                        )
+                        .await
+                        .map_err(|error| format!("{error:#}"))?;
+                    published = true;
+                }
+                let left = self.sandbox.groups(&users[0]);
+                if left.as_ref().is_some_and(Vec::is_empty) {
+                    Ok(())
+                } else {
+                    Err("published, not done".to_owned())
+                }
+            }
+        })
     }
 
     /// Starts the daemon and waits until it consumes.
@@ -159,6 +261,46 @@ impl World {
     pub(crate) fn fault(&self, fault: Fault) {
         self.sandbox.add_fault(Rule::new(fault));
     }
+}
+
+/// A world whose API is not there.
+pub(crate) struct Gone {
+    pub(crate) broker: Broker,
+    pub(crate) config: DaemonConfig,
+    addr: SocketAddr,
+}
+
+impl Gone {
+    /// The API comes back at its old address, with no users.
+    pub(crate) async fn back(self) -> World {
+        let config = Config {
+            listen: self.addr,
+            ..sandbox_config()
+        };
+        World {
+            broker: self.broker,
+            config: self.config,
+            sandbox: Sandbox::start(config)
+                .await
+                .expect("the port is still ours"),
+        }
+    }
+}
+
+fn sandbox_config() -> Config {
+    Config {
+        // Not one of the system's choice: another test's connection could take that while the API is away.
+        listen: (Ipv4Addr::LOCALHOST, free_port()).into(),
+        secret_key: SecretString::from(SECRET_KEY),
+        admins: vec![IDENTIFIER.to_owned()],
+        record: true,
+        ..Config::default()
+    }
+}
+
+/// The names of so many users.
+pub(crate) fn users(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("user{number}")).collect()
 }
 
 /// An event's body.
