@@ -63,7 +63,7 @@ pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), 
 /// How a queue at the broker stands to the one that is wanted.
 #[derive(Clone, Debug)]
 pub enum Standing {
-    /// There, with the same arguments.
+    /// There, with the same arguments as far as they were compared.
     Same,
     /// Not there.
     Missing,
@@ -71,19 +71,21 @@ pub enum Standing {
     Differs(BrokerError),
 }
 
-/// Looks at each queue by itself and compares its arguments. Creates nothing.
+/// Looks at each queue by itself and, with `arguments`, compares them too, which takes the right to declare. Creates nothing.
 ///
 /// # Errors
 /// The broker did not answer, or answered nothing that says how a queue stands.
 pub async fn compare<'t>(
     connection: &Connection,
     topology: &'t Topology,
+    arguments: bool,
 ) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
     let mut standings = Vec::new();
     for queue in topology.queues() {
         // A refusal closes the channel: each queue has one of its own.
         let channel = bounded("opening a channel", connection.create_channel()).await?;
         let standing = match depth(&channel, &queue.name).await {
+            Ok(_) if !arguments => Standing::Same,
             // It exists: declaring it creates nothing, it only compares.
             Ok(_) => match declare_queue(&channel, queue, false).await {
                 Ok(()) => Standing::Same,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, ConfirmSelectOptions};
+use lapin::options::BasicConsumeOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, Consumer};
 
@@ -14,6 +14,7 @@ use super::connect::connect_any;
 use super::delivery::{Delivery, Message};
 use super::life::Life;
 use super::publisher::Publisher;
+use super::session::confirm_channels;
 use super::successor::{REDRIVE_RUN, REDRIVES, redriven};
 use super::{BrokerError, bounded, declare};
 use crate::config::Amqp;
@@ -54,12 +55,7 @@ impl Letters {
         let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumer = channel.basic_consume(queue.as_str().into(), "dlq".into(), options, table);
         let consumer = bounded("starting to consume", consumer).await?;
-        let confirms = bounded("opening a channel", publishing.create_channel()).await?;
-        bounded(
-            "asking for confirms",
-            confirms.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
+        let confirms = confirm_channels(&publishing, 1).await?;
         let frame_max = publishing.configuration().frame_max();
         let main_channel = bounded("opening a channel", reading.create_channel()).await?;
         let mut letters = Self {

@@ -15,7 +15,7 @@ use super::connect::connect;
 use super::delivery::Delivery;
 use super::life::Life;
 use super::publisher::Publisher;
-use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, watch};
+use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch};
 use crate::config::Amqp;
 use crate::metrics::Metrics;
 
@@ -58,12 +58,7 @@ impl Session {
         let channel = bounded("opening a channel", consume.create_channel()).await?;
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         bounded("setting the prefetch", qos).await?;
-        let confirms = bounded("opening a channel", publish.create_channel()).await?;
-        bounded(
-            "asking for confirms",
-            confirms.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
+        let confirms = confirm_channels(&publish, publisher::CHANNELS).await?;
         let life = Arc::new(Life::new(amqp.heartbeat, Arc::clone(&metrics)));
         let frame_max = publish.configuration().frame_max();
         let publisher = Publisher::new(confirms, frame_max, Arc::clone(&life));
@@ -195,6 +190,21 @@ impl Deliveries<'_> {
         }
         Ok(left)
     }
+}
+
+/// Opens channels on which the broker confirms what is published.
+pub(super) async fn confirm_channels(
+    connection: &Connection,
+    count: usize,
+) -> Result<Vec<Channel>, BrokerError> {
+    let mut channels = Vec::with_capacity(count);
+    for _ in 0..count {
+        let channel = bounded("opening a channel", connection.create_channel()).await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        bounded("asking for confirms", confirms).await?;
+        channels.push(channel);
+    }
+    Ok(channels)
 }
 
 /// A consumer's prefetch can't be changed: only the next session has the full one.

@@ -75,7 +75,7 @@ async fn queues(amqp: &Amqp) -> Finding {
         return Ok("all there".to_owned());
     }
     let mut missing = Vec::new();
-    for (queue, standing) in declare::compare(&connection, &amqp.topology)
+    for (queue, standing) in declare::compare(&connection, &amqp.topology, true)
         .await
         .map_err(refused)?
     {

@@ -24,7 +24,7 @@ enum Command {
     Print,
     /// Declare everything; what exists and is the same stays as it is.
     Apply,
-    /// Compare what exists with what there has to be; changes nothing.
+    /// Compare what exists with what there has to be; changes nothing. With amqp.declare = false only looks whether it exists.
     Verify,
 }
 
@@ -50,9 +50,12 @@ async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
 async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
     let (connection, _) = connect_any(amqp, "topology").await?;
     let mut exit = Exit::Done;
-    for (queue, standing) in declare::compare(&connection, &amqp.topology).await? {
+    for (queue, standing) in declare::compare(&connection, &amqp.topology, amqp.declare).await? {
         let line = match standing {
-            Standing::Same => format!("ok    {queue}\n"),
+            Standing::Same if amqp.declare => format!("ok    {queue}\n"),
+            Standing::Same => {
+                format!("ok    {queue} (there; arguments not compared: amqp.declare = false)\n")
+            }
             Standing::Missing => format!("FAIL  {queue}: missing; `topology apply` declares it\n"),
             Standing::Differs(err) => format!("FAIL  {err}\n"),
         };

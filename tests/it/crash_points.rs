@@ -206,7 +206,8 @@ async fn killed_before_an_ack_the_books_balance() {
     check(Point::BeforeAck, 4, 0..=1).await;
 }
 
+/// On its way is not there: an ack may die with the process, or with the connection that the death resets.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_after_an_ack_the_books_balance() {
-    check(Point::AfterAck, 4, 0..=0).await;
+    check(Point::AfterAck, 4, 0..=1).await;
 }
