@@ -40,6 +40,13 @@ pub enum Ended {
     GraceOver,
 }
 
+/// Why consuming has to end.
+enum Why {
+    Stop,
+    Lost,
+    Suspended,
+}
+
 /// Why a phase of a session ended.
 enum Turn<'s> {
     /// The session with the broker is over.
@@ -168,15 +175,19 @@ impl Daemon {
         self.status.set(State::Consuming);
         let mut tick = tokio::time::interval(TURN);
         let mut first = true;
+        // Made once: the loop turns twice for each message.
+        let mut ended = std::pin::pin!(self.ended(session, stop));
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Turn::Stopped(Some(deliveries)),
-                () = session.life().over() => return Turn::Lost,
-                () = self.suspension.closed() => {
-                    self.put_down(deliveries, session).await;
-                    return Turn::Over;
-                }
+                why = &mut ended => return match why {
+                    Why::Stop => Turn::Stopped(Some(deliveries)),
+                    Why::Lost => Turn::Lost,
+                    Why::Suspended => {
+                        self.put_down(deliveries, session).await;
+                        Turn::Over
+                    }
+                },
                 _ = tick.tick() => self.status.turned(),
                 Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
                 delivery = deliveries.next() => {
@@ -187,6 +198,16 @@ impl Daemon {
                     tasks.spawn(Arc::clone(&self.worker).work_on(delivery, Arc::clone(session)));
                 }
             }
+        }
+    }
+
+    /// Completes when consuming has to end.
+    async fn ended(&self, session: &Session, stop: &CancellationToken) -> Why {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Why::Stop,
+            () = session.life().over() => Why::Lost,
+            () = self.suspension.closed() => Why::Suspended,
         }
     }
 

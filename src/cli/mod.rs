@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. To add one: a file here, a variant of [`Command`], an arm in [`dispatch`].
 mod check;
+mod completions;
 mod config;
 mod dlq;
 mod exit;
@@ -58,6 +59,10 @@ enum Command {
     Dlq(dlq::Args),
     /// Print, apply or verify what the daemon needs at the broker.
     Topology(topology::Args),
+    /// Print completions for a shell.
+    Completions(completions::CompletionsArgs),
+    /// Write man pages.
+    Man(completions::ManArgs),
     /// Sign or decode a `UserSig`, for debugging.
     Usersig(usersig::Args),
 }
@@ -110,7 +115,8 @@ const MIN_STACK_BYTES: &str = if cfg!(debug_assertions) {
     "134217728"
 };
 
-/// Starts this program anew, as the same process, with deep stacks for all threads: a message with deeply nested headers would
+/// Starts this program anew, as the same process, with deep stacks for all threads and few arenas for memory (one a thread, as
+/// is usual, keeps what short bursts freed). A message with deeply nested headers would
 /// overflow the usual ones and end the process, and the next, and so on.
 fn deepen_stacks() {
     if std::env::var_os(MIN_STACK).is_some() {
@@ -123,6 +129,7 @@ fn deepen_stacks() {
     let err = std::process::Command::new(program)
         .args(arguments)
         .env(MIN_STACK, MIN_STACK_BYTES)
+        .env("MALLOC_ARENA_MAX", "2")
         .exec();
     eprintln!(
         "convgroup-deleter: can't start anew with deep stacks, going on with the usual ones: {err}"
@@ -145,6 +152,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Config => config::config(&settings),
         Command::Dlq(args) => dlq::dlq(&settings, args).await,
         Command::Topology(args) => topology::topology(&settings, args).await,
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
         Command::Usersig(args) => usersig::usersig(&settings, args),
     }
 }

@@ -138,6 +138,9 @@ pub fn decode(body: &[u8]) -> Result<DeleteGroups, Malformed> {
     if groups.iter().any(String::is_empty) {
         return Err(Malformed::EmptyGroup);
     }
+    if groups.len() == 1 {
+        return Ok(DeleteGroups { user, groups });
+    }
     let mut seen = HashSet::new();
     let repeated: Vec<bool> = groups
         .iter()

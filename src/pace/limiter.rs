@@ -163,6 +163,21 @@ impl Limiter {
         }
     }
 
+    /// Takes a slot if there is one now and nobody stands in line.
+    pub fn turn_now(&self) -> bool {
+        let Ok(_head) = self.line.try_lock() else {
+            return false;
+        };
+        let now = Instant::now();
+        let mut spacing = self.spacing();
+        let free = spacing.next(now) <= now;
+        if free {
+            spacing.release(now);
+            self.metrics.rate_limit_calls_per_second.set(spacing.pace());
+        }
+        free
+    }
+
     /// Waits until a call may leave and takes its slot, unless `may_go` says no at the last moment: then nothing is taken and
     /// `false` returned. Safe to drop at any await: a slot is taken only when this completes.
     pub async fn turn(&self, may_go: impl Fn() -> bool) -> bool {

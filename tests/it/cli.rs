@@ -1023,3 +1023,20 @@ async fn a_usersig_can_be_looked_at_without_a_key_but_not_signed() {
     let ran = tool.run(&["usersig", "sign"]).await.code(78);
     ran.silent_on_stdout().says(&["im.secret_key"]);
 }
+
+// --- completions and man
+
+#[tokio::test]
+async fn completions_and_man_pages_know_every_command() {
+    let ran = Tool::bare().run(&["completions", "bash"]).await.code(0);
+    assert!(ran.stdout.contains("redrive") && ran.stdout.contains("--older-than"));
+    let dir = tempfile::tempdir().unwrap();
+    Tool::bare()
+        .run(&["man", dir.path().to_str().unwrap()])
+        .await
+        .code(0);
+    let page = std::fs::read_to_string(dir.path().join("convgroup-deleter-dlq-redrive.1")).unwrap();
+    assert!(page.contains("canary"), "{page}");
+    let nowhere = Tool::bare().run(&["man", "/nowhere/at/all"]).await.code(1);
+    nowhere.says(&["/nowhere/at/all"]);
+}
