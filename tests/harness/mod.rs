@@ -44,7 +44,7 @@ pub mod node;
 mod ports;
 pub mod proxy;
 pub mod raw;
-mod reaper;
+pub mod reaper;
 
 pub use broker::{Broker, Message, Settle};
 pub use daemon::{Daemon, DaemonConfig, Metrics};

@@ -27,6 +27,7 @@ mod model;
 mod outages;
 mod pace;
 mod poison;
+mod prometheus;
 mod sandbox;
 mod secrets;
 mod surface;
