@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 
 use crate::metrics::Metrics;
 
-/// The window in which at most `limit` calls leave. The ten milliseconds above a second absorb what network and scheduler
-/// squeeze together on the way to the API.
-const WINDOW: Duration = Duration::from_millis(1010);
+/// The window in which at most `limit` calls leave. The milliseconds above a second absorb what network and scheduler squeeze
+/// together on the way to the API; more of them would cost more than two percent of the limit.
+const WINDOW: Duration = Duration::from_millis(1014);
 /// How much lateness is made up for: timers tick in milliseconds, and without this each tick would cost rate.
 const LATENESS_MAX: Duration = Duration::from_millis(10);
 /// Throttled answers that belong to the same burst cut the pace only once.
