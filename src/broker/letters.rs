@@ -3,12 +3,13 @@
 //! Letters are consumed and held, never got one by one and put back: what is held goes back, in its place and order, when the
 //! session closes. Each such look counts one delivery, of which the queue allows two thousand million.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, Consumer};
+use lapin::{Channel, Connection, Consumer};
 
 use super::connect::connect_any;
 use super::delivery::{Delivery, Message};
@@ -25,16 +26,26 @@ use crate::metrics::Metrics;
 /// How long the next letter may take before a snapshot counts as complete: another tool may hold some.
 const IDLE: Duration = Duration::from_secs(2);
 
+/// How long the broker may take to put back what was held; the tool ends then all the same.
+const BACK: Duration = Duration::from_secs(5);
+/// How often the queue is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A session with the dead letters: one connection to read, one to publish.
 #[derive(Debug)]
 pub struct Letters {
     // Closed when dropped, which gives everything held back.
     _connections: [Connection; 2],
+    channel: Channel,
     consumer: Consumer,
+    /// Letters delivered and not removed: they go back at the end.
+    held: AtomicU32,
     publisher: Publisher,
     life: Arc<Life>,
     main: String,
-    main_channel: lapin::Channel,
+    dead: String,
+    /// For questions: a refusal there must not let go of what is held.
+    asking: Channel,
 }
 
 impl Letters {
@@ -57,14 +68,17 @@ impl Letters {
         let consumer = bounded("starting to consume", consumer).await?;
         let confirms = confirm_channels(&publishing, 1).await?;
         let frame_max = publishing.configuration().frame_max();
-        let main_channel = bounded("opening a channel", reading.create_channel()).await?;
+        let asking = bounded("opening a channel", reading.create_channel()).await?;
         let mut letters = Self {
             _connections: [reading, publishing],
+            channel,
             consumer,
+            held: AtomicU32::new(0),
             publisher: Publisher::new(confirms, frame_max, Arc::clone(&life)),
             life,
             main: amqp.topology.main.name.clone(),
-            main_channel,
+            dead: queue.clone(),
+            asking,
         };
         let mut snapshot = Vec::new();
         while snapshot.len() < there as usize {
@@ -83,7 +97,10 @@ impl Letters {
     pub async fn arrived(&mut self, patience: Duration) -> Result<Option<Delivery>, BrokerError> {
         match tokio::time::timeout(patience, self.consumer.next()).await {
             Err(_) => Ok(None),
-            Ok(Some(Ok(delivery))) => Ok(Some(Delivery::new(delivery, Arc::clone(&self.life)))),
+            Ok(Some(Ok(delivery))) => {
+                self.held.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(Delivery::new(delivery, Arc::clone(&self.life))))
+            }
             Ok(Some(Err(err))) => Err(BrokerError::Failed("reading dead letters", err.to_string())),
             Ok(None) => Err(BrokerError::Lost(
                 "the broker cancelled the consumer".to_owned(),
@@ -101,7 +118,7 @@ impl Letters {
         self.publisher
             .publish(&self.main, properties, &letter.message.body)
             .await?;
-        letter.receipt.ack().await
+        self.remove(letter).await
     }
 
     /// Removes a letter for good.
@@ -109,7 +126,25 @@ impl Letters {
     /// # Errors
     /// The letter then stays here.
     pub async fn remove(&self, letter: Delivery) -> Result<(), BrokerError> {
-        letter.receipt.ack().await
+        letter.receipt.ack().await?;
+        self.held.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives back what is held and waits until it is there again, so that whoever looks next sees it. Without this the broker
+    /// gives it back as well, a moment later.
+    pub async fn close(self) {
+        let _ = bounded("closing a channel", self.channel.close(200, "done".into())).await;
+        let held = self.held.load(Ordering::Relaxed);
+        let back = async {
+            while declare::depth(&self.asking, &self.dead)
+                .await
+                .is_ok_and(|there| there < held)
+            {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(BACK, back).await;
     }
 
     /// How many messages wait in the main queue.
@@ -117,7 +152,7 @@ impl Letters {
     /// # Errors
     /// The broker refused or did not answer.
     pub async fn waiting(&self) -> Result<u32, BrokerError> {
-        declare::depth(&self.main_channel, &self.main).await
+        declare::depth(&self.asking, &self.main).await
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn export(desk: &Desk, file: &Path) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn purge(
-    desk: Desk,
+    desk: &mut Desk,
     yes: bool,
     file: Option<PathBuf>,
     no_export: bool,
@@ -50,21 +50,14 @@ pub(super) async fn purge(
             .to_string()
             .replace(':', "");
         let file = file.unwrap_or_else(|| PathBuf::from(format!("dead-letters-{now}.ndjson")));
-        write(&desk, &file)?;
+        write(desk, &file)?;
         say(&format!("{count} letters written to {}\n", file.display()))?;
     }
-    let Desk {
-        letters,
-        meant,
-        held,
-        ..
-    } = desk;
     let mut removed = 0;
-    for (_, delivery) in meant {
-        letters.remove(delivery).await?;
+    for (_, delivery) in std::mem::take(&mut desk.meant) {
+        desk.letters.remove(delivery).await?;
         removed += 1;
     }
-    drop(held);
     say(&format!("{removed} letters removed\n"))?;
     Ok(Exit::Done)
 }

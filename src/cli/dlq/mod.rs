@@ -17,6 +17,7 @@ use crate::config::{Amqp, Settings};
 use crate::domain::code::CodeTable;
 use crate::domain::letter::{Filter, Letter};
 use crate::metrics::Metrics;
+use crate::telemetry::Ids;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -101,7 +102,7 @@ enum Command {
 }
 
 /// Which letters are meant; all conditions have to hold.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct Which {
     /// With this cause: rejected, exhausted, malformed, delivery_limit. Several are comma-separated.
     #[arg(long, value_delimiter = ',')]
@@ -123,8 +124,9 @@ struct Which {
     newer_than: Option<Duration>,
 }
 
-impl From<Which> for Filter {
-    fn from(which: Which) -> Self {
+impl From<&Which> for Filter {
+    fn from(which: &Which) -> Self {
+        let which = which.clone();
         Self {
             causes: which.cause,
             classes: which.class,
@@ -137,65 +139,65 @@ impl From<Which> for Filter {
 }
 
 pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure> {
-    let amqp = settings.amqp()?;
-    let codes = settings.codes()?;
-    match args.command {
-        Command::Ls { which, json } => look::ls(&Desk::open(&amqp, &codes, which).await?, json),
+    let (amqp, codes) = (settings.amqp()?, settings.codes()?);
+    let filter = args.command.filter()?;
+    let mut desk = Desk::open(&amqp, codes, &filter).await?;
+    let done = match args.command {
+        Command::Ls { json, .. } => look::ls(&desk, json),
         Command::Show {
-            which,
             limit,
             reveal_ids,
             json,
+            ..
         } => {
             let app = settings.im().map_or(0, |im| im.sdk_app_id);
-            look::show(
-                &Desk::open(&amqp, &codes, which).await?,
-                limit,
-                crate::telemetry::Ids::new(reveal_ids, app),
-                json,
-            )
+            look::show(&desk, limit, Ids::new(reveal_ids, app), json)
         }
         Command::Redrive {
-            which,
             limit,
             rate,
             dry_run,
             settle,
+            ..
         } => {
-            let desk = Desk::open(&amqp, &codes, which).await?;
-            redrive::redrive(
-                desk,
-                redrive::Plan {
-                    limit,
-                    rate,
-                    dry_run,
-                    settle,
-                },
-            )
-            .await
+            let plan = redrive::Plan {
+                limit,
+                rate,
+                dry_run,
+                settle,
+            };
+            redrive::redrive(&mut desk, plan).await
         }
-        Command::Export { which, file } => {
-            export::export(&Desk::open(&amqp, &codes, which).await?, &file)
-        }
+        Command::Export { file, .. } => export::export(&desk, &file),
         Command::Purge {
-            which,
-            all,
             yes,
             file,
             no_export,
-        } => {
-            let filter = Filter::from(which);
-            if filter.is_empty() && !all {
-                return Err(Failure::new(
-                    Exit::Usage,
-                    anyhow::anyhow!(
-                        "say which letters (--code, --cause, --older-than …), or --all for all of them"
-                    ),
-                ));
-            }
-            let desk = Desk::with(&amqp, &codes, filter).await?;
-            export::purge(desk, yes, file, no_export).await
+            ..
+        } => export::purge(&mut desk, yes, file, no_export).await,
+    };
+    desk.letters.close().await;
+    done
+}
+
+impl Command {
+    /// Which letters it means. A purge has to be told.
+    fn filter(&self) -> Result<Filter, Failure> {
+        let (Self::Ls { which, .. }
+        | Self::Show { which, .. }
+        | Self::Redrive { which, .. }
+        | Self::Export { which, .. }
+        | Self::Purge { which, .. }) = self;
+        let filter = Filter::from(which);
+        if matches!(self, Self::Purge { all: false, .. }) && filter.is_empty() {
+            return Err(Failure::new(
+                Exit::Usage,
+                anyhow::anyhow!(
+                    "say which letters (--code, --cause, --older-than …), or --all for all of them"
+                ),
+            ));
         }
+        Ok(filter)
     }
 }
 
@@ -210,12 +212,8 @@ struct Desk {
 }
 
 impl Desk {
-    async fn open(amqp: &Amqp, codes: &CodeTable, which: Which) -> Result<Self, Failure> {
-        Self::with(amqp, codes, which.into()).await
-    }
-
-    async fn with(amqp: &Amqp, codes: &CodeTable, filter: Filter) -> Result<Self, Failure> {
-        let (letters, snapshot) = Letters::open(amqp, Arc::new(Metrics::new(codes))).await?;
+    async fn open(amqp: &Amqp, codes: CodeTable, filter: &Filter) -> Result<Self, Failure> {
+        let (letters, snapshot) = Letters::open(amqp, Arc::new(Metrics::new(&codes))).await?;
         let now_ms = unix_ms();
         let (mut meant, mut held) = (Vec::new(), Vec::new());
         for delivery in snapshot {
@@ -228,7 +226,7 @@ impl Desk {
         }
         Ok(Self {
             letters,
-            codes: codes.clone(),
+            codes,
             meant,
             held,
         })

@@ -35,25 +35,20 @@ enum End {
     Interrupted,
 }
 
-pub(super) async fn redrive(desk: Desk, plan: Plan) -> Result<Exit, Failure> {
+pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure> {
     let total = desk.meant.len().min(plan.limit.unwrap_or(usize::MAX));
     if plan.dry_run {
         say(&format!("{total} letters would be redriven\n"))?;
         return Ok(Exit::Done);
     }
     let run = format!("{:016x}", rand::random::<u64>());
-    let Desk {
-        letters,
-        mut meant,
-        held,
-        ..
-    } = desk;
+    let mut meant = std::mem::take(&mut desk.meant);
     let rest = meant.split_off(total);
     let mut watch = Watch {
-        letters,
+        letters: &mut desk.letters,
         run,
         back: 0,
-        held,
+        held: std::mem::take(&mut desk.held),
         settle: plan.settle,
     };
     watch
@@ -111,15 +106,15 @@ pub(super) async fn redrive(desk: Desk, plan: Plan) -> Result<Exit, Failure> {
 }
 
 /// Looks after what was redriven.
-struct Watch {
-    letters: Letters,
+struct Watch<'d> {
+    letters: &'d mut Letters,
     run: String,
     back: usize,
     held: Vec<Delivery>,
     settle: Duration,
 }
 
-impl Watch {
+impl Watch<'_> {
     /// Waits until a batch is worked off and says whether to stop. `None`: go on.
     async fn look(&mut self, batch: usize) -> Result<Option<End>, BrokerError> {
         let before = self.back;
