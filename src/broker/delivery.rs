@@ -83,15 +83,9 @@ impl Message {
             .unwrap_or_else(|| self.attempt(now_ms).first_seen_ms)
     }
 
-    /// A text in a header, as far as it is UTF-8; anything else counts as absent.
+    /// A text in a header; anything else counts as absent.
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        match self.properties.headers().as_ref()?.inner().get(name)? {
-            AMQPValue::LongString(text) => {
-                Some(String::from_utf8_lossy(text.as_bytes()).into_owned())
-            }
-            AMQPValue::ShortString(text) => Some(text.to_string()),
-            _ => None,
-        }
+        text(self.properties.headers().as_ref()?.inner().get(name)?)
     }
 
     /// A whole number in a header, of whatever width; anything else counts as absent.
@@ -109,6 +103,15 @@ impl Message {
     }
 }
 
+/// A text among header values, what is no UTF-8 in it replaced; any other value is none.
+pub(super) fn text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
 /// The right to settle one delivery, once: settling consumes it.
 #[derive(Debug)]
 pub struct Receipt {
@@ -117,12 +120,6 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// The life of the session the delivery belongs to.
-    #[must_use]
-    pub fn life(&self) -> &Life {
-        &self.life
-    }
-
     /// Tells the broker that the message is done.
     pub(super) async fn ack(self) -> Result<(), BrokerError> {
         const WHAT: &str = "acking a message";

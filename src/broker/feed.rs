@@ -1,10 +1,11 @@
 //! Publishing many events to the exchange: the producer's side, for the tool `publish`.
 use std::collections::VecDeque;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
 use super::connect::connect_any;
+use super::publisher::confirm_channel;
 use super::{BrokerError, bounded, declare};
 use crate::clock::unix_s;
 use crate::config::Amqp;
@@ -33,12 +34,7 @@ impl Feed {
         if amqp.declare {
             declare::declare(&connection, &amqp.topology).await?;
         }
-        let channel = bounded("opening a channel", connection.create_channel()).await?;
-        bounded(
-            "asking for confirms",
-            channel.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
+        let channel = confirm_channel(&connection).await?;
         Ok(Self {
             _connection: connection,
             channel,

@@ -12,11 +12,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
 
 use super::connect::connect_any;
-use super::delivery::{Delivery, Message};
+use super::delivery::{Delivery, Message, text};
 use super::life::Life;
 use super::publisher::Publisher;
-use super::session::confirm_channels;
-use super::successor::{REDRIVE_RUN, REDRIVES, redriven};
+use super::successor::{CAUSE, CLASS, CODE, FAILED_AT, INFO, REDRIVE_RUN, REDRIVES, redriven};
 use super::{BrokerError, bounded, declare};
 use crate::config::Amqp;
 use crate::domain::attempt::ATTEMPT;
@@ -66,15 +65,14 @@ impl Letters {
         let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumer = channel.basic_consume(queue.as_str().into(), "dlq".into(), options, table);
         let consumer = bounded("starting to consume", consumer).await?;
-        let confirms = confirm_channels(&publishing, 1).await?;
-        let frame_max = publishing.configuration().frame_max();
+        let publisher = Publisher::open(&publishing, 1, Arc::clone(&life)).await?;
         let asking = bounded("opening a channel", reading.create_channel()).await?;
         let mut letters = Self {
             _connections: [reading, publishing],
             channel,
             consumer,
             held: AtomicU32::new(0),
-            publisher: Publisher::new(confirms, frame_max, Arc::clone(&life)),
+            publisher,
             life,
             main: amqp.topology.main.name.clone(),
             dead: queue.clone(),
@@ -159,20 +157,18 @@ impl Letters {
 /// What a letter's headers tell.
 #[must_use]
 pub fn letter(message: &Message) -> Letter {
-    let text = |name: &str| message.text(name).unwrap_or_default();
-    let cause = message
-        .text("convgroup-cause")
-        .or_else(|| brokers_reason(message));
+    let header = |name: &str| message.text(name).unwrap_or_default();
+    let cause = message.text(CAUSE).or_else(|| brokers_reason(message));
     Letter {
         message_id: message.id().to_owned(),
         cause: cause.unwrap_or_else(|| crate::domain::letter::NONE.to_owned()),
-        class: text("convgroup-class"),
-        code: text("convgroup-code"),
-        info: text("convgroup-info"),
+        class: header(CLASS),
+        code: header(CODE),
+        info: header(INFO),
         attempt: message.number(ATTEMPT).unwrap_or(0),
-        failed_at_ms: message.number("convgroup-failed-at").filter(|&at| at > 0),
+        failed_at_ms: message.number(FAILED_AT).filter(|&at| at > 0),
         redrives: message.number(REDRIVES).unwrap_or(0),
-        redrive_run: text(REDRIVE_RUN),
+        redrive_run: header(REDRIVE_RUN),
     }
 }
 
@@ -190,10 +186,5 @@ fn brokers_reason(message: &Message) -> Option<String> {
     let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else {
         return None;
     };
-    match death.inner().get("reason")? {
-        AMQPValue::LongString(reason) => {
-            Some(String::from_utf8_lossy(reason.as_bytes()).into_owned())
-        }
-        _ => None,
-    }
+    text(death.inner().get("reason")?)
 }

@@ -3,12 +3,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::{Mutex, watch};
 
 use super::life::Life;
-use super::{BrokerError, OPERATION_DEADLINE};
+use super::{BrokerError, OPERATION_DEADLINE, bounded};
 use crate::intervals::Intervals;
 
 /// How often a publish that the broker refused with a nack is tried again. RabbitMQ 3.10 nacks during an election, which takes
@@ -32,14 +32,23 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub(super) fn new(channels: Vec<Channel>, frame_max: u32, life: Arc<Life>) -> Self {
-        Self {
-            channels: channels.into_iter().map(Mutex::new).collect(),
+    /// Opens `count` channels with confirms on a connection that only publishes.
+    pub(super) async fn open(
+        connection: &Connection,
+        count: usize,
+        life: Arc<Life>,
+    ) -> Result<Self, BrokerError> {
+        let mut channels = Vec::with_capacity(count);
+        for _ in 0..count {
+            channels.push(Mutex::new(confirm_channel(connection).await?));
+        }
+        Ok(Self {
+            channels,
             next: AtomicUsize::new(0),
-            frame_max,
+            frame_max: connection.configuration().frame_max(),
             blocked: watch::Sender::new(false),
             life,
-        }
+        })
     }
 
     /// Where the connection's watcher tells that the broker blocks it.
@@ -139,4 +148,12 @@ impl Publisher {
             let _ = tokio::time::timeout(Duration::from_mins(1), blocked.changed()).await;
         }
     }
+}
+
+/// Opens a channel on which the broker confirms what is published.
+pub(super) async fn confirm_channel(connection: &Connection) -> Result<Channel, BrokerError> {
+    let channel = bounded("opening a channel", connection.create_channel()).await?;
+    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+    bounded("asking for confirms", confirms).await?;
+    Ok(channel)
 }

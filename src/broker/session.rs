@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::join;
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions,
-};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 
@@ -58,10 +56,8 @@ impl Session {
         let channel = bounded("opening a channel", consume.create_channel()).await?;
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         bounded("setting the prefetch", qos).await?;
-        let confirms = confirm_channels(&publish, publisher::CHANNELS).await?;
         let life = Arc::new(Life::new(amqp.heartbeat, Arc::clone(&metrics)));
-        let frame_max = publish.configuration().frame_max();
-        let publisher = Publisher::new(confirms, frame_max, Arc::clone(&life));
+        let publisher = Publisher::open(&publish, publisher::CHANNELS, Arc::clone(&life)).await?;
         let session = Self {
             consume,
             publish,
@@ -190,21 +186,6 @@ impl Deliveries<'_> {
         }
         Ok(left)
     }
-}
-
-/// Opens channels on which the broker confirms what is published.
-pub(super) async fn confirm_channels(
-    connection: &Connection,
-    count: usize,
-) -> Result<Vec<Channel>, BrokerError> {
-    let mut channels = Vec::with_capacity(count);
-    for _ in 0..count {
-        let channel = bounded("opening a channel", connection.create_channel()).await?;
-        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        bounded("asking for confirms", confirms).await?;
-        channels.push(channel);
-    }
-    Ok(channels)
 }
 
 /// A consumer's prefetch can't be changed: only the next session has the full one.

@@ -6,16 +6,16 @@ use super::delivery::Message;
 use crate::domain::attempt::{ATTEMPT, FIRST_SEEN};
 use crate::domain::decide::{Destination, Successor, reported_class};
 
-const CAUSE: &str = "convgroup-cause";
-const CODE: &str = "convgroup-code";
-const CLASS: &str = "convgroup-class";
-const INFO: &str = "convgroup-info";
-const FAILED_AT: &str = "convgroup-failed-at";
+pub(super) const CAUSE: &str = "convgroup-cause";
+pub(super) const CODE: &str = "convgroup-code";
+pub(super) const CLASS: &str = "convgroup-class";
+pub(super) const INFO: &str = "convgroup-info";
+pub(super) const FAILED_AT: &str = "convgroup-failed-at";
 const HEADERS_DROPPED: &str = "convgroup-headers-dropped";
 /// How often a dead letter was redriven.
-pub const REDRIVES: &str = "convgroup-redrives";
+pub(super) const REDRIVES: &str = "convgroup-redrives";
 /// The redrive that sent it last: how a redrive recognizes what comes back dead.
-pub const REDRIVE_RUN: &str = "convgroup-redrive-run";
+pub(super) const REDRIVE_RUN: &str = "convgroup-redrive-run";
 const TRACEPARENT: &str = "traceparent";
 /// A W3C traceparent has 55 bytes; whatever is far longer is none.
 const TRACEPARENT_BYTES_MAX: usize = 256;

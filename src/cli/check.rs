@@ -99,23 +99,11 @@ async fn api(config: &Config) -> Finding {
     let signer = Signer::new(&config.im, None).map_err(other)?;
     let client = ChatClient::new(&config.im, signer, 1).map_err(other)?;
     let health = probe(&client, &config.codes, || async {}).await;
-    let explained = |verdict: &crate::domain::code::Verdict| {
-        let row = &verdict.row;
-        format!(
-            "{}: {} ({}). {}",
-            config.im.endpoint.as_str(),
-            verdict.answer,
-            row.meaning,
-            row.advice
-        )
-    };
+    let endpoint = config.im.endpoint.as_str();
     match health {
-        Health::Healthy => Ok(format!(
-            "{}: calls work (probe is healthy)",
-            config.im.endpoint.as_str()
-        )),
-        Health::Faulty(verdict) => Err((Exit::Other, explained(&verdict))),
-        Health::Unreachable(verdict) => Err((Exit::Unavailable, explained(&verdict))),
+        Health::Healthy => Ok(format!("{endpoint}: calls work (probe is healthy)")),
+        Health::Faulty(verdict) => Err((Exit::Other, format!("{endpoint}: {verdict}"))),
+        Health::Unreachable(verdict) => Err((Exit::Unavailable, format!("{endpoint}: {verdict}"))),
     }
 }
 

@@ -10,12 +10,13 @@ mod run;
 mod topology;
 mod usersig;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 pub use exit::{Exit, Failure};
 
@@ -191,6 +192,20 @@ fn say(text: &str) -> Result<(), Failure> {
         Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
         _ => Ok(()),
     }
+}
+
+/// A progress bar for long work, on a terminal only; `done` says what has happened to those that are counted.
+fn progress(total: usize, done: &str) -> ProgressBar {
+    let visible = total > 1 && std::io::stderr().is_terminal();
+    let target = if visible {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {done}, {{eta}} left");
+    let style =
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(total as u64), target).with_style(style)
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! `publish`: events from arguments, a file or standard input, each confirmed by the broker.
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, progress, say};
 use crate::broker::feed::Feed;
 use crate::config::Settings;
 use crate::domain::message::{DeleteGroups, decode};
+use anyhow::{Context, anyhow};
 
 /// Most mistakes that are listed before nothing is published.
 const MISTAKES_SHOWN: usize = 10;
@@ -42,7 +40,7 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
     let amqp = settings.amqp()?;
     let events = events(&args)?;
     let feed = Feed::open(&amqp).await?;
-    let bar = progress(events.len());
+    let bar = progress(events.len(), "confirmed, {per_sec}");
     let started = Instant::now();
     let published = feed
         .publish_all(&events, |confirmed| bar.set_position(confirmed as u64))
@@ -129,18 +127,4 @@ fn lines(input: impl BufRead) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
         }
     }
     Ok(lines)
-}
-
-fn progress(events: usize) -> ProgressBar {
-    let visible = events > 1 && std::io::stderr().is_terminal();
-    let target = if visible {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template(
-        "{wide_bar} {human_pos}/{human_len} confirmed, {per_sec}, {eta} left",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(events as u64), target).with_style(style)
 }

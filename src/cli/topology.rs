@@ -5,7 +5,7 @@ use super::{Exit, Failure, say};
 use crate::broker::connect::connect_any;
 use crate::broker::declare::{self, Standing};
 use crate::config::{Amqp, Settings};
-use crate::domain::topology::{Argument, ROUTING_KEY, Topology};
+use crate::domain::topology::{ROUTING_KEY, Topology};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -72,11 +72,6 @@ fn printed(topology: &Topology) -> String {
     for queue in topology.queues() {
         let _ = writeln!(text, "queue {} (durable)", queue.name);
         for (name, value) in &queue.arguments {
-            let value = match value {
-                Argument::Text(text) => format!("{text:?}"),
-                Argument::Number(number) => number.to_string(),
-                Argument::Bool(flag) => flag.to_string(),
-            };
             let _ = writeln!(text, "  {name} = {value}");
         }
     }

@@ -169,6 +169,17 @@ pub struct Verdict {
 /// Bound of [`Verdict::info`], in bytes; the contract's bound for the header `convgroup-info`.
 pub const INFO_BYTES_MAX: usize = 200;
 
+/// What was answered, what it means and what to do: for `/readyz`, the log and `check`.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}). {}",
+            self.answer, self.row.meaning, self.row.advice
+        )
+    }
+}
+
 impl Verdict {
     /// The class of the matched row.
     #[must_use]

@@ -3,6 +3,7 @@
 //! Facts behind the arguments (measured on RabbitMQ 3.10, 4.0 and 4.3): at-least-once dead-lettering falls back to
 //! at-most-once without `x-overflow=reject-publish`; a delivery limit of -1 destroys messages on 3.10, so "no limit" is a huge
 //! number; per-message expiration blocks the head of the line, so each delay has a queue of its own.
+use std::fmt;
 use std::time::Duration;
 
 /// Binds the main queue to the exchange.
@@ -23,6 +24,17 @@ pub enum Argument {
     Number(i64),
     /// True or false.
     Bool(bool),
+}
+
+/// As people read it: a text in quotes.
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Bool(flag) => write!(f, "{flag}"),
+        }
+    }
 }
 
 /// A durable quorum queue.
@@ -153,11 +165,6 @@ mod tests {
         for queue in topology.queues() {
             writeln!(text, "{}", queue.name).unwrap();
             for (name, value) in &queue.arguments {
-                let value = match value {
-                    Argument::Text(text) => format!("{text:?}"),
-                    Argument::Number(number) => number.to_string(),
-                    Argument::Bool(flag) => flag.to_string(),
-                };
                 writeln!(text, "  {name} = {value}").unwrap();
             }
         }

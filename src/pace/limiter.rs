@@ -168,14 +168,7 @@ impl Limiter {
         let Ok(_head) = self.line.try_lock() else {
             return false;
         };
-        let now = Instant::now();
-        let mut spacing = self.spacing();
-        let free = spacing.next(now) <= now;
-        if free {
-            spacing.release(now);
-            self.metrics.rate_limit_calls_per_second.set(spacing.pace());
-        }
-        free
+        self.take().is_ok()
     }
 
     /// Waits until a call may leave and takes its slot, unless `may_go` says no at the last moment: then nothing is taken and
@@ -191,19 +184,24 @@ impl Limiter {
             if !may_go() {
                 return false;
             }
-            let now = Instant::now();
-            let next = {
-                let mut spacing = self.spacing();
-                let next = spacing.next(now);
-                if next <= now {
-                    spacing.release(now);
-                    self.metrics.rate_limit_calls_per_second.set(spacing.pace());
-                    return true;
-                }
-                next
-            };
-            tokio::time::sleep_until(next.into()).await;
+            match self.take() {
+                Ok(()) => return true,
+                Err(next) => tokio::time::sleep_until(next.into()).await,
+            }
         }
+    }
+
+    /// Takes a slot, or says when there may be one.
+    fn take(&self) -> Result<(), Instant> {
+        let now = Instant::now();
+        let mut spacing = self.spacing();
+        let next = spacing.next(now);
+        if next > now {
+            return Err(next);
+        }
+        spacing.release(now);
+        self.metrics.rate_limit_calls_per_second.set(spacing.pace());
+        Ok(())
     }
 
     /// Halves the pace for everybody at once, because the API said "too often".

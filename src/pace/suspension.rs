@@ -53,17 +53,12 @@ pub struct Reason {
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let row = &self.verdict.row;
         let what = if self.label == "account" {
             "the account is at fault"
         } else {
             "the API can't be reached"
         };
-        write!(
-            f,
-            "{what}: {} ({}). {}",
-            self.verdict.answer, row.meaning, row.advice
-        )
+        write!(f, "{what}: {}", self.verdict)
     }
 }
 

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -23,6 +23,8 @@ use tokio::select;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::clock::unix_s;
 
 use super::call::Call;
 use super::config::Config;
@@ -259,11 +261,7 @@ async fn respond_to_call(
 /// The clock is read behind the lock, so that the desk sees it go forward only.
 fn decide(call: &Call, shared: &Shared) -> Answer {
     let mut desk = shared.desk();
-    let now_s = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    desk.answer(call, std::time::Instant::now(), now_s)
+    desk.answer(call, std::time::Instant::now(), unix_s())
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {

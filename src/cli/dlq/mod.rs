@@ -207,28 +207,24 @@ struct Desk {
     codes: CodeTable,
     /// The letters meant, oldest first.
     meant: Vec<(Letter, Delivery)>,
-    /// The others, held so that they are not delivered again.
-    held: Vec<Delivery>,
 }
 
 impl Desk {
     async fn open(amqp: &Amqp, codes: CodeTable, filter: &Filter) -> Result<Self, Failure> {
         let (letters, snapshot) = Letters::open(amqp, Arc::new(Metrics::new(&codes))).await?;
         let now_ms = unix_ms();
-        let (mut meant, mut held) = (Vec::new(), Vec::new());
-        for delivery in snapshot {
+        // The others are held as well: the broker keeps what is not settled until the session closes.
+        let meant = snapshot.into_iter().filter_map(|delivery| {
             let letter = letter(&delivery.message);
-            if filter.matches(&letter, now_ms) {
-                meant.push((letter, delivery));
-            } else {
-                held.push(delivery);
-            }
-        }
+            filter
+                .matches(&letter, now_ms)
+                .then_some((letter, delivery))
+        });
+        let meant = meant.collect();
         Ok(Self {
             letters,
             codes,
             meant,
-            held,
         })
     }
 }

@@ -3,16 +3,12 @@
 //! Works on the letters that were there when it began. The first one is a canary; while few come back dead the batches grow.
 //! Each letter is published, confirmed, then removed: stopped or killed at any moment, nothing is lost, and at most one letter is
 //! in both places, which costs a call that finds its group gone.
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Desk;
 use crate::broker::BrokerError;
-use crate::broker::delivery::Delivery;
 use crate::broker::letters::{Letters, letter};
-use crate::cli::{Exit, Failure, say};
+use crate::cli::{Exit, Failure, progress, say};
 use crate::domain::letter::{NextBatch, next_batch};
 
 /// How long a batch may wait in the main queue before the redrive gives up: nobody consumes there.
@@ -42,28 +38,21 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
         return Ok(Exit::Done);
     }
     let run = format!("{:016x}", rand::random::<u64>());
-    let mut meant = std::mem::take(&mut desk.meant);
-    let rest = meant.split_off(total);
     let mut watch = Watch {
         letters: &mut desk.letters,
         run,
         back: 0,
-        held: std::mem::take(&mut desk.held),
         settle: plan.settle,
     };
-    watch
-        .held
-        .extend(rest.into_iter().map(|(_, delivery)| delivery));
-    let bar = progress(total);
+    let bar = progress(total, "redriven");
     let pause = Duration::from_secs(1) / plan.rate.max(1);
     let (mut redriven, mut batch, mut in_batch) = (0_u64, 1, 0);
-    let mut left = meant.into_iter();
+    let mut left = std::mem::take(&mut desk.meant).into_iter().take(total);
     let end = loop {
         let Some((_, delivery)) = left.next() else {
-            break if in_batch == 0 {
-                End::All
-            } else {
-                watch.look(in_batch).await?.unwrap_or(End::All)
+            break match in_batch {
+                0 => End::All,
+                rest => watch.look(rest).await?.err().unwrap_or(End::All),
             };
         };
         tokio::select! {
@@ -75,11 +64,9 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
         (redriven, in_batch) = (redriven + 1, in_batch + 1);
         bar.set_position(redriven);
         if in_batch == batch {
-            if let Some(end) = watch.look(batch).await? {
-                break end;
-            }
-            if let NextBatch::Go(next) = next_batch(batch, 0) {
-                batch = next;
+            match watch.look(batch).await? {
+                Ok(next) => batch = next,
+                Err(end) => break end,
             }
             in_batch = 0;
         }
@@ -110,13 +97,12 @@ struct Watch<'d> {
     letters: &'d mut Letters,
     run: String,
     back: usize,
-    held: Vec<Delivery>,
     settle: Duration,
 }
 
 impl Watch<'_> {
-    /// Waits until a batch is worked off and says whether to stop. `None`: go on.
-    async fn look(&mut self, batch: usize) -> Result<Option<End>, BrokerError> {
+    /// Waits until a batch is worked off and says how large the next one is, or why to stop.
+    async fn look(&mut self, batch: usize) -> Result<Result<usize, End>, BrokerError> {
         let before = self.back;
         let began = Instant::now();
         loop {
@@ -125,15 +111,17 @@ impl Watch<'_> {
                 break;
             }
             if began.elapsed() > WAITING_MAX {
-                return Ok(Some(End::NobodyConsumes));
+                return Ok(Err(End::NobodyConsumes));
             }
         }
         self.collect(self.settle).await?;
-        let stop = next_batch(batch, self.back - before) == NextBatch::Stop;
-        Ok(stop.then_some(End::CameBack))
+        Ok(match next_batch(batch, self.back - before) {
+            NextBatch::Go(next) => Ok(next),
+            NextBatch::Stop => Err(End::CameBack),
+        })
     }
 
-    /// Takes in what arrives in the dead letters for a while. New ones are held; those of this run have come back.
+    /// Takes in what arrives in the dead letters for a while. Those of this run have come back.
     async fn collect(&mut self, patience: Duration) -> Result<(), BrokerError> {
         let until = Instant::now() + patience;
         loop {
@@ -144,20 +132,6 @@ impl Watch<'_> {
             if letter(&delivery.message).redrive_run == self.run {
                 self.back += 1;
             }
-            self.held.push(delivery);
         }
     }
-}
-
-fn progress(total: usize) -> ProgressBar {
-    let visible = total > 1 && std::io::stderr().is_terminal();
-    let target = if visible {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style =
-        ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} redriven, {eta} left")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(Some(total as u64), target).with_style(style)
 }
