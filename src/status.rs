@@ -69,6 +69,7 @@ pub struct Status {
 #[derive(Debug)]
 struct Inner {
     state: State,
+    since: Instant,
     turned: Instant,
 }
 
@@ -83,6 +84,7 @@ impl Status {
         Self {
             inner: Mutex::new(Inner {
                 state,
+                since: Instant::now(),
                 turned: Instant::now(),
             }),
             metrics,
@@ -94,6 +96,9 @@ impl Status {
         let mut inner = self.lock();
         inner.turned = Instant::now();
         if inner.state != State::Draining {
+            if inner.state.label() != state.label() {
+                inner.since = inner.turned;
+            }
             self.metrics.set_state(state.label());
             inner.state = state;
         }
@@ -108,6 +113,12 @@ impl Status {
     #[must_use]
     pub fn state(&self) -> State {
         self.lock().state.clone()
+    }
+
+    /// How long the state has had its label; its reason may have changed meanwhile.
+    #[must_use]
+    pub fn state_for(&self) -> Duration {
+        self.lock().since.elapsed()
     }
 
     /// Whether messages are consumed, or would be if this replica were the active one.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 
 use super::{Exit, Failure};
-use crate::admin::Admin;
+use crate::admin::{Admin, Limits};
 use crate::config::Settings;
 use crate::daemon::{Daemon, Ended};
 use crate::metrics::Metrics;
@@ -32,9 +32,19 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
     );
     let metrics = Arc::new(Metrics::new(&config.codes));
     let status = Arc::new(Status::new(Arc::clone(&metrics)));
-    let daemon = Daemon::new(config, Arc::clone(&metrics), Arc::clone(&status))
+    let limits = Limits {
+        prefetch: config.amqp.prefetch,
+        calls_per_second: config.calls_per_second,
+    };
+    let admin = Admin::new(
+        Arc::clone(&metrics),
+        Arc::clone(&status),
+        &config.codes,
+        limits,
+    );
+    let daemon = Daemon::new(config, metrics, status)
         .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
-    let admin = tokio::spawn(Admin { metrics, status }.serve(listener));
+    let admin = tokio::spawn(admin.serve(listener));
     let ended = daemon.run(stop).await;
     admin.abort();
     match ended {

@@ -240,7 +240,7 @@ async fn shows_state(daemon: &Daemon, state: &str) {
         "{head}"
     );
     assert!(
-        page.contains(&format!("<td>{state}")),
+        page.contains(&format!("<h1>{state}<small>")),
         "no {state} in\n{page}"
     );
     let text = daemon.metrics().await.text;
@@ -252,6 +252,53 @@ async fn shows_state(daemon: &Daemon, state: &str) {
             "no {line} in\n{text}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_page_tells_a_person_on_call_what_happened_lately() {
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0)
+        .set("CONVGROUP_AMQP__PREFETCH", 77);
+    let daemon = busy_daemon(&world).await;
+    let dead = eventually("the depths are asked again", PATIENCE, async || {
+        let page = daemon.http("/").await.1;
+        let told = page.contains("convgroup-deleter dlq ls");
+        if told { Ok(page) } else { Err(page) }
+    });
+    let page = dead.await;
+    for told in [
+        "<code>51011</code>",
+        "the group name is longer than the API allows",
+        "<code>other</code>",
+        "of 77 at most",
+        "of 200/s",
+        "<td>already gone</td><td>2</td><td>2</td>",
+        "<td>dead-lettered</td><td>2</td><td>2</td>",
+        "s ago<",
+        env!("CARGO_PKG_VERSION"),
+    ] {
+        assert!(page.contains(told), "no {told} in\n{page}");
+    }
+    // A call that failed and succeeded later is told as what it was, too.
+    assert!(page.contains("<code>50004</code>"), "{page}");
+}
+
+/// On call there may be no way out to the internet, and nothing of the page may come from elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_page_needs_nothing_from_outside_and_is_not_kept() {
+    let daemon = idle_daemon().await;
+    let (head, page) = get(daemon.addr(), "/").await;
+    for outside in ["src=", "@import", "url(", "href=\"http", "href=\"//"] {
+        assert!(!page.contains(outside), "{outside} in\n{page}");
+    }
+    let policy = header(&head, "content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'; "), "{policy}");
+    assert_eq!(header(&head, "cache-control").as_deref(), Some("no-store"));
+    assert!(
+        page.contains("name=\"viewport\"") && page.contains("http-equiv=\"refresh\""),
+        "{page}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

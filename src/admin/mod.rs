@@ -1,0 +1,156 @@
+//! The HTTP side: `/metrics`, `/livez`, `/readyz`, and a page for people at `/`.
+mod page;
+mod recent;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use self::page::View;
+use self::recent::Recent;
+use crate::clock::unix_seconds;
+use crate::domain::code::CodeTable;
+use crate::metrics::{self, Metrics};
+use crate::status::Status;
+
+/// The bounds that the status page holds the figures against.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `amqp.prefetch`, messages in hand.
+    pub prefetch: u16,
+    /// `rate_limit.calls_per_second`.
+    pub calls_per_second: u32,
+}
+
+/// What the pages show.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    recent: Arc<Recent>,
+    limits: Limits,
+    started: Instant,
+}
+
+impl Admin {
+    /// Looks at these from now on.
+    #[must_use]
+    pub fn new(
+        metrics: Arc<Metrics>,
+        status: Arc<Status>,
+        codes: &CodeTable,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            recent: Arc::new(Recent::new(Arc::clone(&metrics), codes)),
+            metrics,
+            status,
+            limits,
+            started: Instant::now(),
+        }
+    }
+
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// The address can't be bound.
+    pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+
+    /// Serves until the process ends.
+    ///
+    /// # Errors
+    /// The listener failed for good.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/metrics", get(exposition))
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/", get(look))
+            .with_state(self.clone());
+        tokio::select! {
+            served = axum::serve(listener, router) => served,
+            () = self.recent.keep() => Ok(()),
+        }
+    }
+
+    fn view(&self) -> View {
+        let metrics = &self.metrics;
+        let depth = |queue: &str| metrics.queue_messages.with_label_values(&[queue]).get();
+        let is_up = |role: &str| metrics.amqp_connected.with_label_values(&[role]).get() == 1;
+        let now = unix_seconds();
+        let since = |at: f64| (at > 0.0).then(|| Duration::from_secs_f64((now - at).max(0.0)));
+        let expiry = metrics.usersig_expiry_timestamp_seconds.get();
+        View {
+            state: self.status.state(),
+            state_for: self.status.state_for(),
+            at: SystemTime::now(),
+            up_for: self.started.elapsed(),
+            main: depth("main"),
+            retry: depth("retry"),
+            dead: depth("dead"),
+            in_flight: metrics.in_flight.get(),
+            pace: metrics.rate_limit_calls_per_second.get(),
+            limits: self.limits,
+            last_delivery: since(metrics.last_delivery_timestamp_seconds.get()),
+            last_success: since(metrics.last_success_timestamp_seconds.get()),
+            consume_is_up: is_up("consume"),
+            publish_is_up: is_up("publish"),
+            publish_is_blocked: metrics.amqp_blocked.get() == 1,
+            usersig_left: (expiry > 0.0).then(|| Duration::from_secs_f64((expiry - now).max(0.0))),
+            lately: self.recent.lately(),
+        }
+    }
+}
+
+async fn exposition(Shared(admin): Shared<Admin>) -> impl IntoResponse {
+    (
+        [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        admin.metrics.encode(),
+    )
+}
+
+/// 200 while the loop turns.
+async fn livez(Shared(admin): Shared<Admin>) -> impl IntoResponse {
+    if admin.status.is_alive() {
+        (StatusCode::OK, "the loop turns\n")
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the loop is stuck: restart this process\n",
+        )
+    }
+}
+
+/// 200 when consuming or standing by; else 503 with the reason in words.
+async fn readyz(Shared(admin): Shared<Admin>) -> impl IntoResponse {
+    let code = if admin.status.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (code, admin.status.state().in_words() + "\n")
+}
+
+/// For people; nothing on it comes from elsewhere.
+async fn look(Shared(admin): Shared<Admin>) -> impl IntoResponse {
+    const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
+                          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let headers = [
+        (CACHE_CONTROL, "no-store"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, Html(page::page(&admin.view()).into_string()))
+}

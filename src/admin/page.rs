@@ -1,0 +1,441 @@
+//! The status page: one self-contained HTML document, made of a [`View`] and nothing else.
+use std::time::{Duration, SystemTime};
+
+use humantime::format_rfc3339_seconds;
+use indicatif::{HumanCount, HumanDuration};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::Limits;
+use super::recent::Lately;
+use crate::domain::decide::Outcome;
+use crate::status::State;
+
+/// As long as the alert for a deaf daemon waits.
+const DEAF_AFTER: Duration = Duration::from_mins(2);
+/// So many kinds of answers are told one by one.
+const ANSWERS_MAX: usize = 8;
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Everything the page tells.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    pub(super) state: State,
+    pub(super) state_for: Duration,
+    pub(super) at: SystemTime,
+    pub(super) up_for: Duration,
+    /// Messages ready in the queues, as last asked.
+    pub(super) main: i64,
+    pub(super) retry: i64,
+    pub(super) dead: i64,
+    pub(super) in_flight: i64,
+    /// Calls per second that may leave now.
+    pub(super) pace: f64,
+    pub(super) limits: Limits,
+    /// How long ago; nothing before the first.
+    pub(super) last_delivery: Option<Duration>,
+    pub(super) last_success: Option<Duration>,
+    pub(super) consume_is_up: bool,
+    pub(super) publish_is_up: bool,
+    pub(super) publish_is_blocked: bool,
+    /// How long the signature in use is valid yet.
+    pub(super) usersig_left: Option<Duration>,
+    pub(super) lately: Lately,
+}
+
+/// How much a person has to care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Good,
+    Watch,
+    Bad,
+}
+
+impl Mood {
+    const fn class(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Watch => "watch",
+            Self::Bad => "bad",
+        }
+    }
+
+    /// The dot in the browser's tab.
+    const fn colour(self) -> &'static str {
+        match self {
+            Self::Good => "%231a7f37",
+            Self::Watch => "%23bf8700",
+            Self::Bad => "%23cf222e",
+        }
+    }
+}
+
+impl View {
+    /// Messages wait and none comes here: right for a replica that stands by, an alarm for any other.
+    fn may_be_deaf(&self) -> bool {
+        let silent_for = self.last_delivery.unwrap_or(self.up_for);
+        self.state == State::Consuming && self.main > 0 && silent_for >= DEAF_AFTER
+    }
+
+    fn mood(&self) -> Mood {
+        match self.state {
+            State::Consuming if self.may_be_deaf() || self.publish_is_blocked => Mood::Watch,
+            State::Consuming => Mood::Good,
+            State::Draining => Mood::Watch,
+            State::Suspended { .. } | State::Disconnected { .. } => Mood::Bad,
+        }
+    }
+
+    /// What is odd besides the state, in words.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.may_be_deaf() {
+            let since = match self.last_delivery {
+                Some(ago) => format!("for {}", HumanDuration(ago)),
+                None => "since the start".to_owned(),
+            };
+            notes.push(format!(
+                "Messages wait, and none was delivered here {since}. Right if another replica works and this one stands by; \
+                 else see \"deaf worker\" in the runbook."
+            ));
+        }
+        if self.publish_is_blocked {
+            notes.push(
+                "The broker has blocked publishing (memory or disk alarm): deletions go on, delays and dead letters wait. \
+                 Look at the broker's alarms."
+                    .to_owned(),
+            );
+        }
+        if self.state == State::Consuming && self.pace < f64::from(self.limits.calls_per_second) {
+            notes.push(
+                "The API throttles: the pace is cut and climbs back by itself. If it lasts, somebody else uses the limit too."
+                    .to_owned(),
+            );
+        }
+        if self.dead > 0 {
+            notes.push("There are dead letters: convgroup-deleter dlq ls tells why.".to_owned());
+        }
+        notes
+    }
+
+    /// How long the main queue takes at the pace now.
+    fn to_drain(&self) -> String {
+        if self.main <= 0 || self.state != State::Consuming || self.pace <= 0.0 {
+            return "in the main queue".to_owned();
+        }
+        let seconds = (self.main as f64 / self.pace).ceil();
+        format!(
+            "in the main queue: {} at this pace, one name each",
+            HumanDuration(Duration::from_secs_f64(seconds))
+        )
+    }
+
+    fn calls_per_second(&self) -> f64 {
+        self.lately.calls() as f64 / self.lately.span.as_secs_f64().max(1.0)
+    }
+}
+
+/// The whole document.
+pub(super) fn page(view: &View) -> Markup {
+    let mood = view.mood();
+    let icon = format!(
+        "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'><circle cx='4' cy='4' r='4' fill='{}'/></svg>",
+        mood.colour()
+    );
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (view.state.label()) " · convgroup-deleter" }
+                link rel="icon" href=(icon);
+                style { (PreEscaped(STYLE)) }
+                noscript { meta http-equiv="refresh" content="5"; }
+            }
+            body {
+                p #stale hidden {}
+                main { (content(view, mood)) }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    }
+}
+
+fn content(view: &View, mood: Mood) -> Markup {
+    let blocked = if view.publish_is_blocked {
+        ", blocked"
+    } else {
+        ""
+    };
+    html! {
+        header class=(mood.class()) {
+            p.name { "convgroup-deleter" }
+            h1 { (view.state.label()) small { " for " (HumanDuration(view.state_for)) } }
+            p.reason { (capitalized(&view.state.in_words())) "." }
+            @for note in view.notes() { p.note { (note) } }
+        }
+        section.figures {
+            (figure("waiting", &count(view.main), &view.to_drain()))
+            (figure("delayed", &count(view.retry), "in the delay queues"))
+            (figure("dead letters", &count(view.dead), "in the dead-letter queue"))
+            (figure("in hand", &count(view.in_flight), &format!("of {} at most", view.limits.prefetch)))
+            (figure(
+                "pace",
+                &format!("{:.0}/s", view.pace.floor()),
+                &format!("of {}/s; used lately: {:.1}/s", view.limits.calls_per_second, view.calls_per_second())
+            ))
+            (figure("last success", &ago(view.last_success), "the API said deleted or gone"))
+        }
+        (answers(&view.lately))
+        (messages(&view.lately))
+        section {
+            h2 { "Process" }
+            table {
+                (row("last delivery", &ago(view.last_delivery)))
+                (row("connection that consumes", up(view.consume_is_up)))
+                (row("connection that publishes", &format!("{}{blocked}", up(view.publish_is_up))))
+                (row("UserSig valid for", &view.usersig_left.map_or("not signed yet".to_owned(), |left| HumanDuration(left).to_string())))
+                (row("up for", &HumanDuration(view.up_for).to_string()))
+                (row("version", env!("CARGO_PKG_VERSION")))
+            }
+        }
+        footer {
+            p { "As of " (format_rfc3339_seconds(view.at)) ". Reloads itself every 5 seconds." }
+            p { a href="/metrics" { "metrics" } " · " a href="/readyz" { "readyz" } " · " a href="/livez" { "livez" } }
+        }
+    }
+}
+
+fn figure(name: &str, value: &str, about: &str) -> Markup {
+    html! { div { p.label { (name) } p.value { (value) } p.about { (about) } } }
+}
+
+fn row(name: &str, value: &str) -> Markup {
+    html! { tr { th scope="row" { (name) } td { (value) } } }
+}
+
+fn answers(lately: &Lately) -> Markup {
+    let calls = lately.calls();
+    let rest: u64 = lately
+        .answers
+        .iter()
+        .skip(ANSWERS_MAX)
+        .map(|(_, count)| count)
+        .sum();
+    html! {
+        section {
+            h2 { "Answers of the API, last " (HumanDuration(lately.span)) }
+            @if calls == 0 {
+                p.none { "No call was answered. Probes are not counted here." }
+            } @else {
+                table.counts.answers {
+                    thead { tr { th scope="col" { "code" } th scope="col" { "means" } th scope="col" { "calls" } th scope="col" { "share" } } }
+                    tbody {
+                        @for (answer, count) in lately.answers.iter().take(ANSWERS_MAX) {
+                            tr {
+                                td { code { (answer.label) } }
+                                td { (answer.meaning) " " span.class { (answer.class) } }
+                                td { (HumanCount(*count)) }
+                                td { (share(*count, calls)) }
+                            }
+                        }
+                        @if rest > 0 {
+                            tr { td {} td { "all others" } td { (HumanCount(rest)) } td { (share(rest, calls)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn messages(lately: &Lately) -> Markup {
+    html! {
+        section {
+            h2 { "Messages settled" }
+            table.counts {
+                thead { tr { th scope="col" { "outcome" } th scope="col" { "last " (HumanDuration(lately.span)) } th scope="col" { "since the start" } } }
+                tbody {
+                    @for (outcome, lately, total) in &lately.settled {
+                        tr {
+                            td { (in_words(*outcome)) }
+                            td { (HumanCount(*lately)) }
+                            td { (HumanCount(*total)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+const fn in_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::DeadLettered => "dead-lettered",
+        Outcome::Delayed => "delayed",
+        Outcome::Returned => "handed back",
+        Outcome::Deleted => "deleted",
+        Outcome::Gone => "already gone",
+    }
+}
+
+fn share(part: u64, whole: u64) -> String {
+    format!("{:.1} %", part as f64 / whole as f64 * 100.0)
+}
+
+fn count(number: i64) -> String {
+    HumanCount(u64::try_from(number).unwrap_or_default()).to_string()
+}
+
+fn ago(since: Option<Duration>) -> String {
+    since.map_or("never yet".to_owned(), |ago| {
+        format!("{:#} ago", HumanDuration(ago))
+    })
+}
+
+const fn up(is_up: bool) -> &'static str {
+    if is_up { "up" } else { "down" }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> View {
+        View {
+            state: State::Consuming,
+            state_for: Duration::from_hours(2),
+            at: SystemTime::UNIX_EPOCH,
+            up_for: Duration::from_hours(2),
+            main: 0,
+            retry: 0,
+            dead: 0,
+            in_flight: 0,
+            pace: 200.0,
+            limits: Limits {
+                prefetch: 256,
+                calls_per_second: 200,
+            },
+            last_delivery: Some(Duration::from_secs(3)),
+            last_success: Some(Duration::from_secs(3)),
+            consume_is_up: true,
+            publish_is_up: true,
+            publish_is_blocked: false,
+            usersig_left: Some(Duration::from_hours(20)),
+            lately: Lately {
+                span: Duration::from_mins(5),
+                answers: Vec::new(),
+                settled: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn the_mood_and_the_notes_follow_the_view() {
+        let calm = view();
+        let silent = View {
+            last_delivery: Some(Duration::from_mins(2)),
+            ..view()
+        };
+        let never = View {
+            last_delivery: None,
+            main: 1,
+            ..view()
+        };
+        let young = View {
+            up_for: Duration::from_secs(5),
+            ..never.clone()
+        };
+        let deaf = View {
+            main: 1,
+            ..silent.clone()
+        };
+        let blocked = View {
+            publish_is_blocked: true,
+            ..view()
+        };
+        let throttled = View {
+            pace: 100.0,
+            ..view()
+        };
+        let letters = View { dead: 1, ..view() };
+        let suspended = View {
+            state: State::Suspended {
+                reason: String::new(),
+                next_probe: SystemTime::UNIX_EPOCH,
+            },
+            main: 1,
+            pace: 100.0,
+            ..silent.clone()
+        };
+        let draining = View {
+            state: State::Draining,
+            ..view()
+        };
+        for (name, view, mood, notes) in [
+            ("calm", calm, Mood::Good, &[][..]),
+            ("silent, but nothing waits", silent, Mood::Good, &[]),
+            ("deaf", deaf, Mood::Watch, &["for 2 minutes"]),
+            (
+                "deaf from the start",
+                never,
+                Mood::Watch,
+                &["since the start"],
+            ),
+            ("just started", young, Mood::Good, &[]),
+            ("blocked", blocked, Mood::Watch, &["blocked publishing"]),
+            ("throttled", throttled, Mood::Good, &["throttles"]),
+            ("dead letters", letters, Mood::Good, &["dlq ls"]),
+            ("suspended", suspended, Mood::Bad, &[]),
+            ("draining", draining, Mood::Watch, &[]),
+        ] {
+            assert_eq!(view.mood(), mood, "{name}");
+            let told = view.notes();
+            assert_eq!(told.len(), notes.len(), "{name}: {told:?}");
+            for (told, note) in told.iter().zip(notes) {
+                assert!(told.contains(note), "{name}: {told}");
+            }
+        }
+    }
+
+    /// A broker or a proxy on the way writes what it likes into its refusal.
+    #[test]
+    fn what_comes_from_elsewhere_is_text() {
+        let view = View {
+            state: State::Disconnected {
+                reason: "<script>alert(1)</script>".to_owned(),
+            },
+            ..view()
+        };
+        let page = page(&view).into_string();
+        assert!(!page.contains("<script>alert"), "{page}");
+        assert!(page.contains("&lt;script&gt;alert(1)"), "{page}");
+    }
+
+    #[test]
+    fn the_time_to_drain_is_the_backlog_by_the_pace() {
+        for (main, pace, told) in [
+            (0, 200.0, "in the main queue"),
+            (1, 200.0, "in the main queue: 1 second at"),
+            (24_000, 200.0, "in the main queue: 2 minutes at"),
+            (24_000, 0.0, "in the main queue"),
+        ] {
+            let view = View {
+                main,
+                pace,
+                ..view()
+            };
+            assert!(view.to_drain().starts_with(told), "{}", view.to_drain());
+        }
+    }
+}
