@@ -58,10 +58,9 @@ async fn delete_queue(world: &World, queue: &str) {
 }
 
 async fn calls(world: &World, count: u64) {
-    let reached = world.sandbox.wait_until(|counters| counters.calls >= count);
-    tokio::time::timeout(PATIENCE, reached)
-        .await
-        .unwrap_or_else(|_| panic!("not {count} calls within {PATIENCE:?}"));
+    world
+        .counted(PATIENCE, |counters| counters.calls >= count)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

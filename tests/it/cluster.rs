@@ -20,13 +20,9 @@ async fn a_killed_leader_costs_no_event() {
         "a queue's leader is where it was declared"
     );
     let users = world.backlog(EVENTS).await;
-    let deleted = |count: u64| {
-        let reached = world
-            .sandbox
-            .wait_until(move |counters| counters.deleted >= count);
-        tokio::time::timeout(PATIENCE, reached)
-    };
-    deleted(150).await.expect("it works before");
+    world
+        .counted(PATIENCE, |counters| counters.deleted >= 150)
+        .await;
     leader.kill();
     leader.gone().await;
     let before = world.sandbox.counters().deleted;

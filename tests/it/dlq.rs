@@ -191,12 +191,9 @@ async fn a_killed_redrive_loses_nothing() {
         .unset("CONVGROUP_HTTP__LISTEN")
         .args(&args)
         .spawn();
-    tokio::time::timeout(
-        PATIENCE,
-        world.sandbox.wait_until(|counters| counters.deleted >= 10),
-    )
-    .await
-    .unwrap();
+    world
+        .counted(PATIENCE, |counters| counters.deleted >= 10)
+        .await;
     redrive.kill();
     redrive.wait_exit(PATIENCE).await;
     let left = eventually(

@@ -5,7 +5,7 @@ use convgroup_deleter::domain::code::{Class, CodeTable, PANIC};
 use convgroup_deleter::sandbox::{Fault, Probes, Rule};
 
 use crate::harness::PATIENCE;
-use crate::world::{World, event, eventually_settled, settled};
+use crate::world::{World, answered, event, eventually_settled, settled};
 
 /// The codes of a class, as the sandbox is to answer them.
 fn codes_of(class: Class) -> Vec<(String, i64)> {
@@ -70,9 +70,8 @@ async fn rejected_codes_are_dead_lettered_at_once() {
         );
         assert!(message.header_number("convgroup-first-seen").unwrap() > 1_600_000_000_000);
         assert!(message.header_number("convgroup-failed-at").unwrap() > 1_600_000_000_000);
-        let requests = [("code", label.as_str()), ("class", "rejected")];
         assert_eq!(
-            metrics.value("convgroup_api_requests_total", &requests),
+            answered(&metrics, label, "rejected"),
             1.0,
             "{label}: one call each"
         );
@@ -125,9 +124,8 @@ async fn transient_codes_are_delayed_and_then_exhausted() {
             "{:?}",
             message.header_names()
         );
-        let requests = [("code", code.as_str()), ("class", "transient")];
         assert_eq!(
-            metrics.value("convgroup_api_requests_total", &requests),
+            answered(&metrics, &code, "transient"),
             4.0,
             "{code}: two deliveries of two calls"
         );
@@ -184,12 +182,7 @@ async fn faults_without_a_code_are_delayed_and_then_exhausted() {
         ("bad_body", 2.0),
         ("reset", 6.0),
     ] {
-        let requests = [("code", code), ("class", "transient")];
-        assert_eq!(
-            metrics.value("convgroup_api_requests_total", &requests),
-            calls,
-            "{code}"
-        );
+        assert_eq!(answered(&metrics, code, "transient"), calls, "{code}");
     }
     world.nothing_is_left(&daemon).await;
 }
@@ -215,12 +208,7 @@ async fn throttled_codes_slow_down_and_count_no_attempt() {
     assert!(metrics.value("convgroup_rate_limit_calls_per_second", &[]) < 200.0);
     assert_eq!(settled(&metrics, "dead_lettered"), 0.0);
     for (label, _) in &faults {
-        let requests = [("code", label.as_str()), ("class", "throttled")];
-        assert_eq!(
-            metrics.value("convgroup_api_requests_total", &requests),
-            3.0,
-            "{label}"
-        );
+        assert_eq!(answered(&metrics, label, "throttled"), 3.0, "{label}");
     }
     world.nothing_is_left(&daemon).await;
 }
@@ -239,12 +227,7 @@ async fn signature_codes_are_signed_anew_once() {
     }
     let metrics = eventually_settled(&daemon, "deleted", u32::try_from(codes.len()).unwrap()).await;
     for (label, _) in &codes {
-        let requests = [("code", label.as_str()), ("class", "signature")];
-        assert_eq!(
-            metrics.value("convgroup_api_requests_total", &requests),
-            1.0,
-            "{label}"
-        );
+        assert_eq!(answered(&metrics, label, "signature"), 1.0, "{label}");
     }
     assert_eq!(metrics.sum("convgroup_probes_total"), 0.0);
     world.nothing_is_left(&daemon).await;
@@ -351,13 +334,7 @@ async fn an_override_changes_what_happens() {
     let daemon = world.daemon().await;
     world.publish("nobody", &["a"]).await;
     let metrics = eventually_settled(&daemon, "gone", 1).await;
-    assert_eq!(
-        metrics.value(
-            "convgroup_api_requests_total",
-            &[("code", "50001"), ("class", "gone")]
-        ),
-        1.0
-    );
+    assert_eq!(answered(&metrics, "50001", "gone"), 1.0);
     world.nothing_is_left(&daemon).await;
 }
 

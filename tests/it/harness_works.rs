@@ -170,39 +170,25 @@ async fn a_proxy_acts_at_a_chosen_frame() {
     direct.declare_quorum(&queue).await;
     let proxy = Proxy::start(node.addr()).await;
 
-    let lost_confirm = Rule {
-        direction: Direction::ToClient,
-        when: When::Before(method::ACK),
-        action: Action::Cut,
-    };
-    proxy.set_rule(lost_confirm);
-    let client = Broker::connect(&proxy.amqp_url()).await;
-    assert!(
-        client
+    // A confirm that is lost, then a publish that is: the message is there, or it is not.
+    for (number, direction, frame) in [
+        (1, Direction::ToClient, method::ACK),
+        (2, Direction::ToUpstream, method::PUBLISH),
+    ] {
+        proxy.set_rule(Rule {
+            direction,
+            when: When::Before(frame),
+            action: Action::Cut,
+        });
+        let client = Broker::connect(&proxy.amqp_url()).await;
+        let published = client
             .try_publish("", &queue, b"{}", broker::persistent())
-            .await
-            .is_err()
-    );
-    proxy.fired(1, PATIENCE).await;
-    direct.eventually_depth(&queue, 1, PATIENCE).await;
-    proxy.restore();
-
-    let lost_publish = Rule {
-        direction: Direction::ToUpstream,
-        when: When::Before(method::PUBLISH),
-        action: Action::Cut,
-    };
-    proxy.set_rule(lost_publish);
-    let client = Broker::connect(&proxy.amqp_url()).await;
-    assert!(
-        client
-            .try_publish("", &queue, b"{}", broker::persistent())
-            .await
-            .is_err()
-    );
-    proxy.fired(2, PATIENCE).await;
-    assert_eq!(direct.depth(&queue).await, 1);
-    proxy.restore();
+            .await;
+        assert!(published.is_err(), "{direction:?}");
+        proxy.fired(number, PATIENCE).await;
+        direct.eventually_depth(&queue, 1, PATIENCE).await;
+        proxy.restore();
+    }
 
     for when in [When::Bytes(100), When::Frames(2)] {
         proxy.set_rule(Rule {

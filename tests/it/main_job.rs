@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::harness::broker::persistent;
 use crate::harness::{PATIENCE, shared_node};
-use crate::world::{World, event, eventually_settled, seconds, settled};
+use crate::world::{World, answered, event, eventually_settled, seconds, settled};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_deleted_and_acked() {
@@ -27,13 +27,7 @@ async fn an_event_is_deleted_and_acked() {
         ),
         1.0
     );
-    assert_eq!(
-        metrics.value(
-            "convgroup_api_requests_total",
-            &[("code", "0"), ("class", "deleted")]
-        ),
-        2.0
-    );
+    assert_eq!(answered(&metrics, "0", "deleted"), 2.0);
     world.nothing_is_left(&daemon).await;
 }
 
@@ -309,12 +303,9 @@ async fn a_killed_daemon_loses_nothing() {
         .broker
         .publish_many(world.config.exchange(), "delete", &bodies)
         .await;
-    tokio::time::timeout(
-        PATIENCE,
-        world.sandbox.wait_until(|counters| counters.deleted >= 300),
-    )
-    .await
-    .unwrap();
+    world
+        .counted(PATIENCE, |counters| counters.deleted >= 300)
+        .await;
     daemon.kill();
     drop(daemon);
     let daemon = world.daemon().await;
@@ -353,12 +344,9 @@ async fn sigterm_hands_back_and_leaves_with_zero() {
         .broker
         .publish_many(world.config.exchange(), "delete", &bodies)
         .await;
-    tokio::time::timeout(
-        PATIENCE,
-        world.sandbox.wait_until(|counters| counters.calls >= 10),
-    )
-    .await
-    .unwrap();
+    world
+        .counted(PATIENCE, |counters| counters.calls >= 10)
+        .await;
     daemon.signal("TERM");
     assert_eq!(
         daemon.wait_exit(seconds(10)).await,
@@ -378,16 +366,7 @@ async fn sigterm_hands_back_and_leaves_with_zero() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_outlives_the_grace_ends_with_one_and_comes_back() {
     let world = World::new().await.set("CONVGROUP_SHUTDOWN_GRACE", "300ms");
-    world.user("user15", &["a"]);
-    world.fault(Fault::Hang);
-    let mut daemon = world.daemon().await;
-    world.publish("user15", &["a"]).await;
-    tokio::time::timeout(
-        PATIENCE,
-        world.sandbox.wait_until(|counters| counters.calls >= 1),
-    )
-    .await
-    .unwrap();
+    let mut daemon = world.daemon_in_a_call().await;
     daemon.signal("TERM");
     assert_eq!(
         daemon.wait_exit(seconds(10)).await,
@@ -404,16 +383,7 @@ async fn a_call_that_outlives_the_grace_ends_with_one_and_comes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {
     let world = World::new().await;
-    world.user("user15", &["a"]);
-    world.fault(Fault::Hang);
-    let mut daemon = world.daemon().await;
-    world.publish("user15", &["a"]).await;
-    tokio::time::timeout(
-        PATIENCE,
-        world.sandbox.wait_until(|counters| counters.calls >= 1),
-    )
-    .await
-    .unwrap();
+    let mut daemon = world.daemon_in_a_call().await;
     daemon.signal("TERM");
     daemon.eventually_status("/readyz", 503, PATIENCE).await;
     daemon.signal("INT");
@@ -441,7 +411,6 @@ async fn a_dead_pooled_connection_costs_nothing() {
     world.publish("user15", &["b"]).await;
     let metrics = eventually_settled(&daemon, "deleted", 2).await;
     assert_eq!(settled(&metrics, "delayed"), 0.0);
-    let reset = [("code", "reset"), ("class", "transient")];
-    assert_eq!(metrics.value("convgroup_api_requests_total", &reset), 1.0);
+    assert_eq!(answered(&metrics, "reset", "transient"), 1.0);
     world.nothing_is_left(&daemon).await;
 }

@@ -40,12 +40,9 @@ async fn replica(world: &World) -> Daemon {
 }
 
 async fn deleted(world: &World, count: u64) {
-    let enough = world
-        .sandbox
-        .wait_until(|counters| counters.deleted >= count);
-    tokio::time::timeout(seconds(60), enough)
-        .await
-        .unwrap_or_else(|_| panic!("{} of {count} deleted", world.sandbox.counters().deleted));
+    world
+        .counted(seconds(60), |counters| counters.deleted >= count)
+        .await;
 }
 
 #[track_caller]
@@ -93,14 +90,9 @@ async fn a_crash_of_the_active_replica_does_not_double_the_rate() {
     deleted(&world, 60).await;
     first.kill();
     let (crashed, before) = (Instant::now(), world.sandbox.counters().calls);
-    tokio::time::timeout(
-        PATIENCE,
-        world
-            .sandbox
-            .wait_until(|counters| counters.calls > before + 1),
-    )
-    .await
-    .expect("another replica takes over");
+    world
+        .counted(PATIENCE, |counters| counters.calls > before + 1)
+        .await;
     assert!(
         crashed.elapsed() < seconds(8),
         "taken over after {:?}",

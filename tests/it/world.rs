@@ -1,8 +1,9 @@
 //! A broker, a sandbox and the settings of a daemon between them: what most tests start with.
 use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::Location;
 use std::time::Duration;
 
-use convgroup_deleter::sandbox::{Config, Fault, Rule, Sandbox};
+use convgroup_deleter::sandbox::{Config, Counters, Fault, Rule, Sandbox};
 use lapin::BasicProperties;
 use secrecy::SecretString;
 
@@ -149,6 +150,34 @@ impl World {
                 }
             }
         })
+    }
+
+    /// Waits until the sandbox has counted enough.
+    #[track_caller]
+    pub(crate) fn counted(
+        &self,
+        patience: Duration,
+        enough: impl Fn(&Counters) -> bool,
+    ) -> impl Future<Output = ()> {
+        let asked_at = Location::caller();
+        async move {
+            let waited = tokio::time::timeout(patience, self.sandbox.wait_until(enough)).await;
+            assert!(
+                waited.is_ok(),
+                "not enough within {patience:?} for {asked_at}: {:?}",
+                self.sandbox.counters()
+            );
+        }
+    }
+
+    /// Starts the daemon and publishes an event whose call hangs.
+    pub(crate) async fn daemon_in_a_call(&self) -> Daemon {
+        self.user("user15", &["a"]);
+        self.fault(Fault::Hang);
+        let daemon = self.daemon().await;
+        self.publish("user15", &["a"]).await;
+        self.counted(PATIENCE, |counters| counters.calls >= 1).await;
+        daemon
     }
 
     /// Starts the daemon and waits until it consumes.
@@ -312,6 +341,14 @@ pub(crate) fn event(user: &str, groups: &[&str]) -> String {
 /// How many messages were settled with this outcome.
 pub(crate) fn settled(metrics: &Metrics, outcome: &str) -> f64 {
     metrics.value("convgroup_messages_settled_total", &[("outcome", outcome)])
+}
+
+/// How many calls were answered like this.
+pub(crate) fn answered(metrics: &Metrics, code: &str, class: &str) -> f64 {
+    metrics.value(
+        "convgroup_api_requests_total",
+        &[("code", code), ("class", class)],
+    )
 }
 
 /// Waits for a number of messages settled with this outcome.
