@@ -3,6 +3,8 @@
 INSTALL := .ci/install-rabbitmq
 # A RabbitMQ of one's own needs none installed.
 BROKER = $(if $(AMQP_URL),true,$(INSTALL) rabbitmq-server)
+# RABBITMQ=trixie takes RabbitMQ from that Debian release instead of the system's own (as root, see the script).
+ON = $(if $(RABBITMQ),bin=$$(.ci/rabbitmq-of $(RABBITMQ)) && RABBITMQ_HOME_BIN=$$bin )
 DEMO := target/release/examples/demo
 
 .DEFAULT_GOAL := help
@@ -21,9 +23,9 @@ run: ## the daemon in the foreground, with a local broker and sandbox (AMQP_URL=
 	@cargo build --release --locked --bins --example demo
 	@$(DEMO) run
 
-test: ## every test, those on a real RabbitMQ included; installs what it lacks
+test: ## every test, those on a real RabbitMQ included; installs what it lacks (RABBITMQ=trixie: on version 4)
 	@$(INSTALL) rabbitmq-server amqp-tools prometheus
-	cargo test --locked
+	$(ON)cargo test --locked
 
 bench: ## speed, cost and pace against a bare loop; prints tables and writes docs/benchmarks.md (about five minutes)
 	@$(INSTALL) rabbitmq-server
@@ -31,7 +33,7 @@ bench: ## speed, cost and pace against a bare loop; prints tables and writes doc
 
 chaos: ## 20,000 events while API, daemon and broker fail at random; several minutes (CHAOS_SEED=… repeats a run)
 	@$(INSTALL) rabbitmq-server
-	CHAOS=long cargo test --locked --test it -- --nocapture chaos::
+	$(ON)CHAOS=long cargo test --locked --test it -- --nocapture chaos::
 
 lint: ## formatting, lints and docs, warnings are errors
 	cargo fmt --check

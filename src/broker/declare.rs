@@ -27,7 +27,7 @@ pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(),
         .await
         .map_err(|err| explained(err, &format!("exchange {exchange}")))?;
     for queue in topology.queues() {
-        declare_queue(&channel, queue, false).await?;
+        declare_queue(&channel, queue).await?;
     }
     let (options, table) = (QueueBindOptions::default(), FieldTable::default());
     let bound = channel.queue_bind(
@@ -54,7 +54,9 @@ pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(),
 pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let channel = bounded("opening a channel", connection.create_channel()).await?;
     for queue in topology.queues() {
-        declare_queue(&channel, queue, true).await?;
+        depth(&channel, &queue.name)
+            .await
+            .map_err(|err| unseen(err, &queue.name))?;
     }
     close(&channel).await;
     Ok(())
@@ -87,13 +89,16 @@ pub async fn compare<'t>(
         let standing = match depth(&channel, &queue.name).await {
             Ok(_) if !arguments => Standing::Same,
             // It exists: declaring it creates nothing, it only compares.
-            Ok(_) => match declare_queue(&channel, queue, false).await {
+            Ok(_) => match declare_queue(&channel, queue).await {
                 Ok(()) => Standing::Same,
                 Err(err @ BrokerError::Topology(_)) => Standing::Differs(err),
                 Err(err) => return Err(err),
             },
             Err(BrokerError::Failed(_, reply)) if reply.contains("NOT_FOUND") => Standing::Missing,
-            Err(err) => return Err(err),
+            Err(err) => match unseen(err, &queue.name) {
+                err @ BrokerError::Topology(_) => Standing::Differs(err),
+                err => return Err(err),
+            },
         };
         standings.push((queue.name.as_str(), standing));
         close(&channel).await;
@@ -116,10 +121,9 @@ pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
         .map(|queue| queue.message_count())
 }
 
-async fn declare_queue(channel: &Channel, queue: &Queue, passive: bool) -> Result<(), BrokerError> {
+async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
     let options = QueueDeclareOptions {
         durable: true,
-        passive,
         ..QueueDeclareOptions::default()
     };
     let declared = channel.queue_declare(queue.name.as_str().into(), options, arguments(queue));
@@ -145,6 +149,19 @@ fn arguments(queue: &Queue) -> FieldTable {
         table.insert((*name).into(), value);
     }
     table
+}
+
+/// The same for a queue that was only looked at.
+fn unseen(err: BrokerError, queue: &str) -> BrokerError {
+    match &err {
+        BrokerError::Failed(_, reply) if reply.contains("ACCESS_REFUSED") => {
+            BrokerError::Topology(format!(
+                "queue {queue} may not be looked at by this user: since 4.2.6 RabbitMQ wants a right on it, any (4.2.6 and \
+                 4.3.0: the one to configure). `convgroup-deleter topology print` has the lines that grant it: {reply}"
+            ))
+        }
+        _ => explained(err, &format!("queue {queue}")),
+    }
 }
 
 /// Says at 3 a.m. what RabbitMQ's refusal means and what to do.

@@ -84,13 +84,14 @@ fn printed(topology: &Topology) -> String {
     text + &rights(topology)
 }
 
-/// The least rights: the daemon publishes copies through the default exchange and reads its main queue.
+/// The least rights: the daemon publishes copies through the default exchange and reads its main queue. Since 4.2.6 RabbitMQ
+/// wants a right, any, on a queue that is only looked at (rabbitmq-server 16085 and 16272): the one to write is harmless.
 fn rights(topology: &Topology) -> String {
     let main = escaped(&topology.main.name);
     let exchange = escaped(&topology.exchange);
     format!(
         "\nleast rights of a daemon with amqp.declare = false (user `daemon`, in the vhost of amqp.url):\n  \
-         rabbitmqctl set_permissions -p VHOST daemon '^$' '^amq\\.default$' '^{main}$'\n\
+         rabbitmqctl set_permissions -p VHOST daemon '^$' '^(amq\\.default|{main}\\..*)$' '^{main}$'\n\
          of a publisher:\n  \
          rabbitmqctl set_permissions -p VHOST publisher '^$' '^{exchange}$' '^$'\n\
          of a daemon that declares, and of whoever applies the topology:\n  \

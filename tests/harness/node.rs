@@ -560,6 +560,16 @@ impl Cluster {
         self.nodes.each_ref().map(Node::url).join(",")
     }
 
+    /// Major and minor version of the members.
+    pub async fn version(&self) -> (u32, u32) {
+        let text = self.nodes[0].ctl(&["version"]).await;
+        let mut parts = text.trim().split('.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+            _ => panic!("not a version: {text}"),
+        }
+    }
+
     /// The member that leads a quorum queue of the default vhost, asked of a member that runs.
     pub async fn leader_of(&self, queue: &str) -> &Node {
         let asked = self
