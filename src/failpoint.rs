@@ -1,6 +1,8 @@
 //! Points at which a test can make the process die or the code panic. Without debug assertions they compile to nothing.
 //!
 //! `TEST_FAILPOINT=POINT=ACTION[:N]` acts when the point is reached for the Nth time (the first if N is not given).
+//! `TEST_SHORTENED_MS=N` makes the one long wait short that no test could sit out.
+use std::time::Duration;
 
 /// The steps on the way of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,24 @@ impl Point {
             Self::AfterAck => "after_ack",
         }
     }
+}
+
+/// The wait as it is.
+#[cfg(not(debug_assertions))]
+#[inline]
+#[must_use]
+pub fn shortened(wait: Duration) -> Duration {
+    wait
+}
+
+/// The wait as it is, or as short as the test wants it.
+#[cfg(debug_assertions)]
+#[must_use]
+pub fn shortened(wait: Duration) -> Duration {
+    let asked = std::env::var("TEST_SHORTENED_MS").ok();
+    asked
+        .and_then(|ms| ms.parse().ok())
+        .map_or(wait, Duration::from_millis)
 }
 
 /// Says that a point is reached.

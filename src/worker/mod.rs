@@ -4,7 +4,7 @@ mod report;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::task::JoinError;
@@ -21,9 +21,15 @@ use crate::domain::code::CodeTable;
 use crate::domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
 use crate::domain::message::{DeleteGroups, Malformed, decode};
 use crate::domain::topology::Topology;
+use crate::failpoint;
 use crate::metrics::Metrics;
 use crate::pace::suspension::Suspension;
 use crate::telemetry::Ids;
+
+/// How long a message of several names is worked on; the names left then travel on in an uncounted copy. RabbitMQ takes back
+/// what is in hand for longer than its `consumer_timeout` (30 minutes), undone: at a pace cut far enough, messages of many names
+/// would never end.
+const IN_HAND_MAX: Duration = Duration::from_mins(10);
 
 /// Works on deliveries. One for the process, shared by all tasks.
 #[derive(Debug)]
@@ -145,12 +151,15 @@ impl Worker {
         }
     }
 
-    /// Deletes the names one after the other. The first that is interrupted ends the row.
+    /// Deletes the names one after the other. The first that is interrupted ends the row, and so does [`IN_HAND_MAX`].
     async fn delete_all(&self, event: &DeleteGroups, life: &Life) -> Vec<NameEnd> {
+        let began = Instant::now();
+        let in_hand_max = failpoint::shortened(IN_HAND_MAX);
         let mut ends = Vec::with_capacity(event.groups().len());
         for group in event.groups() {
             let end = match ends.last() {
                 Some(NameEnd::Interrupted) => NameEnd::Interrupted,
+                Some(_) if began.elapsed() >= in_hand_max => NameEnd::Interrupted,
                 _ => self.delete_one(event.user(), group, life).await,
             };
             ends.push(end);
@@ -161,15 +170,18 @@ impl Worker {
     /// Takes back passing failures that were not the message's doing: those met while the API turns out to be unreachable. The
     /// last failure before a dead letter is worth a probe of its own: few messages in a long outage never fill the window.
     async fn excused(&self, ends: Vec<NameEnd>, attempt: Attempt, limits: Limits) -> Vec<NameEnd> {
-        let passing = ends.iter().find_map(NameEnd::passing_failure);
-        if let Some(verdict) = passing
-            && limits.is_last(attempt)
-        {
-            self.suspension
-                .account_is_healthy(verdict, Instant::now())
-                .await;
-        }
-        if passing.is_some() && self.suspension.is_suspended() {
+        let Some(verdict) = ends.iter().find_map(NameEnd::passing_failure) else {
+            return ends;
+        };
+        // A daemon that stops does not probe any more: then nobody knows, and nobody dies of it.
+        let dying = limits.is_last(attempt);
+        let excused = self.suspension.is_suspended()
+            || dying
+                && !self
+                    .suspension
+                    .account_is_healthy(verdict, Instant::now())
+                    .await;
+        if excused {
             return ends.into_iter().map(NameEnd::excused).collect();
         }
         ends

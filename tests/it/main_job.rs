@@ -380,6 +380,49 @@ async fn a_call_that_outlives_the_grace_ends_with_one_and_comes_back() {
         .await;
 }
 
+/// A stop during an outage: nobody can know any more whether it was the message's fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_attempt_that_fails_during_a_stop_is_handed_back() {
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1)
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0)
+        .set("CONVGROUP_IM__TIMEOUT", "2s");
+    let mut daemon = world.daemon_in_a_call().await;
+    daemon.signal("TERM");
+    assert_eq!(
+        daemon.wait_exit(seconds(10)).await,
+        0,
+        "{}",
+        daemon.output()
+    );
+    assert_eq!(world.sandbox.counters().calls, 1);
+    world
+        .broker
+        .eventually_depth(world.config.queue(), 1, PATIENCE)
+        .await;
+    assert_eq!(world.broker.depth(&world.config.dead_queue()).await, 0);
+}
+
+/// Held too long, a message would be taken back by the broker, undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_takes_too_long_travels_on_with_the_names_left() {
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RATE_LIMIT__CALLS_PER_SECOND", 4)
+        .set("TEST_SHORTENED_MS", 600);
+    let names: Vec<String> = (0..8).map(|number| format!("g{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    world.user("user15", &names);
+    let daemon = world.daemon().await;
+    world.publish("user15", &names).await;
+    let metrics = eventually_settled(&daemon, "deleted", 1).await;
+    assert!(settled(&metrics, "delayed") >= 1.0, "{}", metrics.text);
+    assert_eq!(answered(&metrics, "0", "deleted"), 8.0, "each name once");
+    assert_eq!(world.sandbox.counters().calls, 8);
+    world.nothing_is_left(&daemon).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {
     let world = World::new().await;
