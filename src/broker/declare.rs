@@ -106,19 +106,39 @@ pub async fn compare<'t>(
     Ok(standings)
 }
 
-/// Messages ready in a queue, asked by a passive declare: immediate and exact on every version.
+/// A queue at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Messages ready, that is, in nobody's hand.
+    pub ready: u32,
+    /// Consumers; of a queue with a single active consumer only the active one.
+    pub consumers: u32,
+}
+
+/// Looks at a queue by a passive declare: immediate and exact on every version.
 ///
 /// # Errors
 /// When the queue is missing the channel is closed by the broker.
-pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
+pub async fn look(channel: &Channel, queue: &str) -> Result<Seen, BrokerError> {
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     };
     let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-    bounded("asking for a queue's depth", declared)
+    bounded("looking at a queue", declared)
         .await
-        .map(|queue| queue.message_count())
+        .map(|queue| Seen {
+            ready: queue.message_count(),
+            consumers: queue.consumer_count(),
+        })
+}
+
+/// Messages ready in a queue.
+///
+/// # Errors
+/// As [`look`].
+pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
+    look(channel, queue).await.map(|seen| seen.ready)
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
@@ -152,7 +172,7 @@ fn arguments(queue: &Queue) -> FieldTable {
 }
 
 /// The same for a queue that was only looked at.
-fn unseen(err: BrokerError, queue: &str) -> BrokerError {
+pub(super) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
     match &err {
         BrokerError::Failed(_, reply) if reply.contains("ACCESS_REFUSED") => {
             BrokerError::Topology(format!(

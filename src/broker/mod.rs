@@ -44,6 +44,9 @@ pub enum BrokerError {
     /// A queue or exchange is not what it has to be.
     #[error("{0}")]
     Topology(String),
+    /// Somebody else holds what is asked for.
+    #[error("{0}")]
+    Busy(String),
     /// The session ended before.
     #[error("the session with the broker is over: {0}")]
     Lost(String),

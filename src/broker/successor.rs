@@ -88,12 +88,16 @@ fn is_left_out(name: &str) -> bool {
     if matches!(name, HEADERS_DROPPED | REDRIVES | REDRIVE_RUN) {
         return false;
     }
-    matches!(
-        name,
-        "x-death" | "x-delivery-count" | "x-acquired-count" | "CC" | "BCC"
-    ) || ["x-first-death-", "x-last-death-", "convgroup-"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    is_brokers_count(name)
+        || matches!(name, "x-death" | "CC" | "BCC")
+        || ["x-first-death-", "x-last-death-", "convgroup-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+/// Headers that the broker writes anew with each delivery.
+pub(super) fn is_brokers_count(name: &str) -> bool {
+    matches!(name, "x-delivery-count" | "x-acquired-count")
 }
 
 fn foreign(headers: &FieldTable) -> FieldTable {

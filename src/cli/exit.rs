@@ -64,6 +64,7 @@ impl From<BrokerError> for Failure {
             BrokerError::Deadline(_)
             | BrokerError::Failed(..)
             | BrokerError::Unreachable(..)
+            | BrokerError::Busy(_)
             | BrokerError::Lost(_) => Exit::Unavailable,
         };
         Self::new(exit, error)

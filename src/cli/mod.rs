@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    if matches!(cli.command, Command::Run) {
+    if matches!(cli.command, Command::Run | Command::Dlq(_)) {
         deepen_stacks();
     }
     // rustls wants to be told which cryptography to use; nobody else in this process chooses.
@@ -97,9 +97,13 @@ pub fn main() -> ExitCode {
             return Exit::Other.into();
         }
     };
-    let exit = runtime.block_on(dispatch(cli)).unwrap_or_else(|failure| {
-        let _ = writeln!(std::io::stderr(), "convgroup-deleter: {:#}", failure.error);
-        failure.exit
+    // In a task, whose thread has the deep stack; this one's was fixed by whoever started the process.
+    let dispatched = runtime.block_on(runtime.spawn(dispatch(cli)));
+    let exit = dispatched.map_or(Exit::Other, |done| {
+        done.unwrap_or_else(|failure| {
+            let _ = writeln!(std::io::stderr(), "convgroup-deleter: {:#}", failure.error);
+            failure.exit
+        })
     });
     // What is left in the background holds nothing that has to be finished.
     runtime.shutdown_background();
@@ -192,6 +196,12 @@ fn say(text: &str) -> Result<(), Failure> {
         Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
         _ => Ok(()),
     }
+}
+
+/// A number of things: `1 letter`, `2 letters`.
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 /// A progress bar for long work, on a terminal only; `done` says what has happened to those that are counted.

@@ -282,6 +282,14 @@ impl Settings {
         self.read(Im::read)
     }
 
+    /// Only the app: what ids are hashed with.
+    ///
+    /// # Errors
+    /// It is not set, or wrong; every unknown key.
+    pub fn sdk_app_id(&self) -> Result<u64, ConfigError> {
+        self.read(sdk_app_id)
+    }
+
     /// Only the error table.
     ///
     /// # Errors
@@ -432,6 +440,10 @@ impl Amqp {
     }
 }
 
+fn sdk_app_id(reader: &mut Reader<'_>) -> u64 {
+    reader.number("im.sdk_app_id", 1..=u64::from(u32::MAX))
+}
+
 impl Im {
     fn read(reader: &mut Reader<'_>) -> Self {
         let endpoint = if reader.is_set("im.base_url") {
@@ -446,7 +458,7 @@ impl Im {
         };
         Self {
             endpoint,
-            sdk_app_id: reader.number("im.sdk_app_id", 1..=u64::from(u32::MAX)),
+            sdk_app_id: sdk_app_id(reader),
             identifier: reader.checked("im.identifier", |text| match text {
                 "" => Err("is empty; the name of an app admin is needed".to_owned()),
                 text => Ok(text.to_owned()),

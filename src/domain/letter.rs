@@ -5,6 +5,21 @@ use std::time::Duration;
 pub const DELIVERY_LIMIT: &str = "delivery_limit";
 /// What stands for a header that is not there.
 pub const NONE: &str = "-";
+/// What a cause can be: written by the daemon; by the broker, of which the first comes to pass with our queues; and none, where
+/// somebody else published the letter.
+pub const CAUSES: [&str; 7] = [
+    "rejected",
+    "exhausted",
+    MALFORMED,
+    DELIVERY_LIMIT,
+    "expired",
+    "maxlen",
+    NONE,
+];
+/// The cause, and the class, of an event that can't be read.
+pub const MALFORMED: &str = "malformed";
+/// What a class can be.
+pub const CLASSES: [&str; 4] = ["rejected", "transient", "unknown", MALFORMED];
 
 /// What is known about one dead letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +68,19 @@ impl Filter {
         *self == Self::default()
     }
 
+    /// Whether it asks how long ago a letter died.
+    #[must_use]
+    pub const fn asks_age(&self) -> bool {
+        self.older_than.is_some() || self.newer_than.is_some()
+    }
+
+    /// Whether it names malformed letters, or single ones.
+    #[must_use]
+    pub fn names_malformed(&self) -> bool {
+        let names = |wanted: &[String]| wanted.iter().any(|one| one == MALFORMED);
+        names(&self.causes) || names(&self.classes) || !self.message_ids.is_empty()
+    }
+
     /// Whether it means this letter. One whose moment of death is unknown matches no filter by age.
     #[must_use]
     pub fn matches(&self, letter: &Letter, now_ms: i64) -> bool {
@@ -90,7 +118,7 @@ const BATCH_MAX: usize = 256;
 /// A redrive stops when at least this share of a batch came back dead, in percent.
 const BACK_PERCENT: usize = 20;
 
-/// Decides after a batch of `size`, of which `back` came back dead.
+/// Decides after a batch of `size`, of which `back` failed again: came back dead, or went into a delay queue.
 #[must_use]
 pub const fn next_batch(size: usize, back: usize) -> NextBatch {
     if back > 0 && back * 100 >= size * BACK_PERCENT {

@@ -1,18 +1,17 @@
 //! The tools for dead letters: looking harms nothing, a redrive stops in time, nothing is lost.
+use std::os::unix::fs::PermissionsExt;
+
+use convgroup_deleter::sandbox::{Fault, Rule};
+use lapin::BasicProperties;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+
 use crate::harness::broker::persistent;
 use crate::harness::{Daemon, PATIENCE, eventually};
 use crate::world::{World, event, eventually_settled, settled};
 
 async fn tool(world: &World, args: &[&str]) -> (i32, String) {
-    let args = [&["dlq"], args].concat();
-    world
-        .config
-        .clone()
-        .unset("CONVGROUP_HTTP__LISTEN")
-        .args(&args)
-        .spawn()
-        .finished(PATIENCE)
-        .await
+    world.tool(&[&["dlq"], args].concat()).await
 }
 
 /// `count` users that the API does not know yet: their events are dead letters. Returns the running daemon.
@@ -32,6 +31,29 @@ async fn with_dead_letters(world: &World, count: usize) -> Daemon {
     )
     .await;
     daemon
+}
+
+/// The properties of a letter that the daemon gave up on.
+fn exhausted(code: &str) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in [
+        ("convgroup-cause", "exhausted"),
+        ("convgroup-class", "transient"),
+        ("convgroup-code", code),
+    ] {
+        headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    persistent().with_headers(headers)
+}
+
+/// Puts letters there, as many as there are bodies, by hand.
+async fn letters(world: &World, bodies: &[String]) {
+    world
+        .broker
+        .publish_many("", &world.config.dead_queue(), bodies)
+        .await;
+    let there = u32::try_from(bodies.len()).expect("a small count");
+    dead_depth(world, there).await;
 }
 
 async fn dead_depth(world: &World, depth: u32) {
@@ -185,12 +207,7 @@ async fn a_killed_redrive_loses_nothing() {
         world.user(&format!("late{number}"), &["a"]);
     }
     let args = ["dlq", "redrive", "--settle", "200ms", "--rate", "20"];
-    let mut redrive = world
-        .config
-        .clone()
-        .unset("CONVGROUP_HTTP__LISTEN")
-        .args(&args)
-        .spawn();
+    let mut redrive = world.tool_config(&args).spawn();
     world
         .counted(PATIENCE, |counters| counters.deleted >= 10)
         .await;
@@ -268,4 +285,250 @@ async fn a_purge_needs_to_be_told_twice_and_keeps_a_copy() {
     dead_depth(&world, 1).await;
     world.dead(1).await;
     world.nothing_is_left(&daemon).await;
+}
+
+/// A quorum queue gives a consumer that asks for no number 2,000 messages, and forgets acks beyond 32 when their channel closes.
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_letters_are_all_seen_and_all_removed() {
+    let world = World::new().await;
+    world.declare().await;
+    let bodies: Vec<String> = (0..2_300)
+        .map(|number| event(&format!("user{number}"), &["a"]))
+        .collect();
+    letters(&world, &bodies).await;
+    let (code, output) = tool(&world, &["ls"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("   2300  in all"), "{output}");
+    dead_depth(&world, 2_300).await;
+    let (code, output) = tool(&world, &["purge", "--all", "--yes", "--no-export"]).await;
+    assert_eq!(
+        (code, output.trim()),
+        (0, "2300 letters removed"),
+        "{output}"
+    );
+    dead_depth(&world, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_in_somebody_elses_hand_are_not_told_as_none() {
+    let world = World::new().await;
+    world.declare().await;
+    let bodies: Vec<String> = (0..20).map(|number| format!("letter {number}")).collect();
+    letters(&world, &bodies).await;
+    // Several at once wait for each other.
+    let looks = (0..3).map(|_| tool(&world, &["ls"]));
+    for (code, output) in futures_util::future::join_all(looks).await {
+        assert_eq!(code, 0, "{output}");
+        assert!(output.contains("     20  in all"), "{output}");
+    }
+    let channel = world.broker.channel().await;
+    let dead = world.config.dead_queue();
+    channel
+        .basic_qos(1, BasicQosOptions::default())
+        .await
+        .unwrap();
+    let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+    let holder = channel
+        .basic_consume(dead.as_str().into(), "other".into(), options, table)
+        .await
+        .unwrap();
+    for args in [&["ls"][..], &["purge", "--all", "--yes", "--no-export"]] {
+        let (code, output) = tool(&world, args).await;
+        assert_eq!(code, 69, "{output}");
+        assert!(output.contains("something else reads"), "{output}");
+    }
+    channel.close(200, "done".into()).await.unwrap();
+    drop(holder);
+    dead_depth(&world, 20).await;
+}
+
+/// A letter that has had all its attempts begins anew when it is redriven: it fails into a delay queue, and is not dead for hours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_stops_when_the_canary_is_delayed_again() {
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RETRY__TIERS", "10m")
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0)
+        .set("CONVGROUP_SUSPEND__WINDOW", 10_000);
+    let daemon = world.daemon().await;
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(50004)).user("user15"));
+    for number in 0..12 {
+        let body = event("user15", &[&format!("g{number}")]);
+        world
+            .broker
+            .publish(
+                "",
+                &world.config.dead_queue(),
+                body.as_bytes(),
+                exhausted("50004"),
+            )
+            .await;
+    }
+    dead_depth(&world, 12).await;
+    let (code, output) = tool(
+        &world,
+        &["redrive", "--cause", "exhausted", "--settle", "1s"],
+    )
+    .await;
+    assert_eq!(code, 1, "{output}");
+    assert!(
+        output.contains("1 of 12 letters redriven, 0 came back dead"),
+        "{output}"
+    );
+    assert!(
+        output.contains("1 message more in the delay queues")
+            && output.contains("11 letters not touched"),
+        "{output}"
+    );
+    dead_depth(&world, 11).await;
+    let metrics = eventually_settled(&daemon, "delayed", 1).await;
+    assert_eq!(settled(&metrics, "dead_lettered"), 0.0);
+    world.broker.purge(&world.delay_queues()[0]).await;
+    assert_eq!(world.broker.purge(&world.config.dead_queue()).await, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_can_be_interrupted_while_it_waits() {
+    let world = World::new().await;
+    let daemon = with_dead_letters(&world, 20).await;
+    world.sandbox.reset_counters();
+    for number in 0..20 {
+        world.user(&format!("late{number}"), &["a"]);
+    }
+    let args = ["dlq", "redrive", "--settle", "10m"];
+    let mut redrive = world.tool_config(&args).spawn();
+    world
+        .counted(PATIENCE, |counters| counters.deleted >= 1)
+        .await;
+    redrive.signal("INT");
+    assert_eq!(redrive.wait_exit(PATIENCE).await, 1, "{}", redrive.output());
+    let output = redrive.output();
+    assert!(
+        output.contains("1 of 20 letters redriven") && output.contains("19 letters not touched"),
+        "{output}"
+    );
+    dead_depth(&world, 19).await;
+    world.broker.purge(&world.config.dead_queue()).await;
+    world.nothing_is_left(&daemon).await;
+}
+
+/// Malformed letters would be dead again at once, and would stop a redrive of all at its canary.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_of_all_leaves_the_malformed_ones() {
+    let world = World::new().await;
+    let daemon = world.daemon().await;
+    world.publish_raw(b"broken", persistent()).await;
+    eventually_settled(&daemon, "dead_lettered", 1).await;
+    world.publish("late", &["a"]).await;
+    eventually_settled(&daemon, "dead_lettered", 2).await;
+    world.user("late", &["a"]);
+    let (code, output) = tool(&world, &["redrive", "--settle", "500ms"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("1 malformed letter") && output.contains("1 of 1 letter redriven"),
+        "{output}"
+    );
+    assert_eq!(world.dead(1).await[0].text(), "broken");
+    world.nothing_is_left(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_before_anything_happens() {
+    let world = World::new().await;
+    for (args, told) in [
+        (&["ls", "--code", "bogus"][..], "not in the error table"),
+        (&["ls", "--code", "99999"], "`other`"),
+        (&["ls", "--cause", "bogus"], "delivery_limit"),
+        (&["ls", "--class", "gone"], "transient"),
+        (&["ls", "--message-id", ""], "--message-id is empty"),
+        (
+            &["ls", "--older-than", "1h", "--newer-than", "5m"],
+            "no letter is both",
+        ),
+        (&["redrive", "--rate", "0"], "1..=10000"),
+        (&["purge", "--yes"], "--all for all of them"),
+        (&["purge", "--all", "--code", "50001"], "which of the two"),
+        (
+            &["purge", "--all", "--yes", "--file", "-"],
+            "dlq export --file -",
+        ),
+    ] {
+        let (code, output) = tool(&world, args).await;
+        assert_eq!(code, 64, "{args:?}: {output}");
+        assert!(output.contains(told), "{args:?}: {output}");
+    }
+}
+
+/// The hash is the one that the logs show, or none.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_are_hashed_as_in_the_logs_or_hidden() {
+    let world = World::new().await;
+    world.declare().await;
+    letters(&world, &[event("user15", &["a"])]).await;
+    let show = || {
+        let config = world.tool_config(&["dlq", "show"]);
+        config.unset("CONVGROUP_IM__SECRET_KEY")
+    };
+    let (code, output) = show().spawn().finished(PATIENCE).await;
+    assert_eq!(code, 0, "{output}");
+    // printf '%s' '1400000000:user15' | sha256sum | cut -c1-12
+    assert!(output.contains("user 80da5ed65dca, "), "{output}");
+    assert!(
+        output.contains("somebody published to this queue"),
+        "{output}"
+    );
+    let config = show().unset("CONVGROUP_IM__SDK_APP_ID");
+    let (code, output) = config.spawn().finished(PATIENCE).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("user (hidden: set im.sdk_app_id") && !output.contains("user15"),
+        "{output}"
+    );
+    dead_depth(&world, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exported_letter_is_whole_and_nobody_elses_to_read() {
+    let world = World::new().await;
+    world.declare().await;
+    let mut headers = FieldTable::default();
+    headers.insert(
+        "traceparent".into(),
+        AMQPValue::LongString("00-ab-cd-01".into()),
+    );
+    let long_id = "m".repeat(200);
+    let properties = persistent()
+        .with_message_id(long_id.as_str().into())
+        .with_correlation_id("c-1".into())
+        .with_timestamp(1_700_000_000)
+        .with_headers(headers);
+    let body = event("user15", &["a"]);
+    world
+        .broker
+        .publish("", &world.config.dead_queue(), body.as_bytes(), properties)
+        .await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("letters.ndjson");
+    let file = path.to_str().unwrap();
+    let (code, output) = tool(&world, &["export", "--file", file]).await;
+    assert_eq!(code, 0, "{output}");
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let letter: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(letter["body"], body);
+    let properties = &letter["properties"];
+    assert_eq!(properties["message_id"], long_id);
+    assert_eq!(properties["correlation_id"], "c-1");
+    assert_eq!(properties["timestamp"], 1_700_000_000);
+    assert_eq!(properties["headers"]["traceparent"], "00-ab-cd-01");
+    let (code, output) = tool(&world, &["export", "--file", file]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(
+        output.contains("an existing file is not overwritten"),
+        "{output}"
+    );
+    dead_depth(&world, 1).await;
 }

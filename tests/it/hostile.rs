@@ -36,10 +36,16 @@ async fn deeply_nested_headers_harm_nobody() {
     assert!(daemon.is_running());
     assert_eq!(metrics.sum("convgroup_amqp_reconnects_total"), 0.0);
     assert_eq!(metrics.sum("convgroup_panics_total"), 0.0);
-    // Not read: this process has not the stacks for it.
+    // Not read here: this process has not the stacks for it. The tools have.
     let dead = world.config.dead_queue();
     world.broker.eventually_depth(&dead, 2, PATIENCE).await;
-    world.broker.purge(&dead).await;
+    let (code, output) = world.tool(&["dlq", "export", "--file", "-"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("no event either"), "{output}");
+    let (code, output) = world
+        .tool(&["dlq", "purge", "--all", "--yes", "--no-export"])
+        .await;
+    assert_eq!((code, output.trim()), (0, "2 letters removed"));
     world.nothing_is_left(&daemon).await;
 }
 
@@ -115,6 +121,13 @@ async fn an_unreadable_message_ends_alone_in_the_dead_letters() {
     world.works(PATIENCE).await;
     let metrics = world.settled(&daemon).await;
     assert_eq!(settled(&metrics, "dead_lettered"), 0.0, "{}", metrics.text);
+    let (code, output) = world.tool(&["dlq", "ls"]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(
+        output.contains("can't be read by the AMQP client"),
+        "{output}"
+    );
+    world.broker.eventually_depth(&dead, 1, PATIENCE).await;
     // The unreadable one and nobody else.
     assert_eq!(world.broker.purge(&dead).await, 1);
     world.nothing_is_left(&daemon).await;

@@ -5,18 +5,6 @@ use crate::harness::broker::persistent;
 use crate::harness::{PATIENCE, shared_node, unique};
 use crate::world::{World, event, eventually_settled};
 
-/// Runs a tool with the world's settings; its exit code and all it wrote.
-async fn tool(world: &World, args: &[&str]) -> (i32, String) {
-    world
-        .config
-        .clone()
-        .unset("CONVGROUP_HTTP__LISTEN")
-        .args(args)
-        .spawn()
-        .finished(PATIENCE)
-        .await
-}
-
 /// A user with exactly the rights that `topology print` names for it.
 async fn user_with(printed: &str, who: &str) -> String {
     let node = shared_node().await;
@@ -43,19 +31,19 @@ async fn user_with(printed: &str, who: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_printed_rights_are_enough_and_no_more() {
     let world = World::new().await;
-    let (code, printed) = tool(&world, &["topology", "print"]).await;
+    let (code, printed) = world.tool(&["topology", "print"]).await;
     assert_eq!(code, 0, "{printed}");
     let deployer = user_with(&printed, "deployer").await;
     let daemon = user_with(&printed, "daemon").await;
     let publisher = user_with(&printed, "publisher").await;
 
-    let (code, output) = tool(&world, &["topology", "verify"]).await;
+    let (code, output) = world.tool(&["topology", "verify"]).await;
     assert_eq!(code, 1, "{output}");
     assert!(output.contains("missing"), "{output}");
     let world = world.set("CONVGROUP_AMQP__URL", &deployer);
-    let (code, output) = tool(&world, &["topology", "apply"]).await;
+    let (code, output) = world.tool(&["topology", "apply"]).await;
     assert_eq!(code, 0, "{output}");
-    let (code, output) = tool(&world, &["topology", "verify"]).await;
+    let (code, output) = world.tool(&["topology", "verify"]).await;
     assert_eq!(code, 0, "{output}");
 
     let world = world
@@ -82,7 +70,7 @@ async fn the_printed_rights_are_enough_and_no_more() {
     assert_eq!(world.dead(1).await[0].text(), "broken");
     world.nothing_is_left(&running).await;
 
-    let (code, output) = tool(&world, &["topology", "apply"]).await;
+    let (code, output) = world.tool(&["topology", "apply"]).await;
     assert_eq!(code, 1, "the daemon's user may not declare: {output}");
     assert!(output.contains("rights"), "{output}");
     let forbidden = world.config.clone().set("CONVGROUP_AMQP__URL", &publisher);

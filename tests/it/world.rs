@@ -170,6 +170,19 @@ impl World {
         }
     }
 
+    /// Runs one of the tools with the daemon's settings; its exit code and all it wrote.
+    pub(crate) async fn tool(&self, args: &[&str]) -> (i32, String) {
+        self.tool_config(args).spawn().finished(PATIENCE).await
+    }
+
+    /// The same, not started yet.
+    pub(crate) fn tool_config(&self, args: &[&str]) -> DaemonConfig {
+        self.config
+            .clone()
+            .unset("CONVGROUP_HTTP__LISTEN")
+            .args(args)
+    }
+
     /// Starts the daemon and publishes an event whose call hangs.
     pub(crate) async fn daemon_in_a_call(&self) -> Daemon {
         self.user("user15", &["a"]);

@@ -5,11 +5,14 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{Desk, moment};
-use crate::cli::{Exit, Failure, say};
+use crate::cli::{Exit, Failure, count, say};
 use crate::domain::code::CodeTable;
-use crate::domain::letter::{DELIVERY_LIMIT, Letter};
+use crate::domain::letter::{DELIVERY_LIMIT, Letter, MALFORMED, NONE};
 use crate::domain::message::decode;
 use crate::telemetry::Ids;
+
+/// So many bytes of a body that can't be read are shown.
+const BODY_BYTES_SHOWN: usize = 1024;
 
 #[derive(Default)]
 struct Group {
@@ -69,14 +72,23 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-pub(super) fn show(desk: &Desk, limit: usize, ids: Ids, json: bool) -> Result<Exit, Failure> {
+/// `ids`: how they are shown; without it not at all.
+pub(super) fn show(
+    desk: &Desk,
+    limit: usize,
+    ids: Option<Ids>,
+    json: bool,
+) -> Result<Exit, Failure> {
+    const HIDDEN: &str =
+        "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
+    let reveals = ids.is_some_and(|ids| ids.reveals());
     let mut text = String::new();
     for (letter, delivery) in desk.meant.iter().take(limit) {
         let body = &delivery.message.body;
         let (user, groups, broken) = match decode(body) {
             Ok(event) => (
-                ids.show(event.user()),
-                ids.show_all(event.groups()),
+                ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user())),
+                ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups())),
                 String::new(),
             ),
             Err(malformed) => (String::new(), String::new(), malformed.to_string()),
@@ -84,16 +96,24 @@ pub(super) fn show(desk: &Desk, limit: usize, ids: Ids, json: bool) -> Result<Ex
         let meaning = meaning(&desk.codes, &letter.cause, &letter.code);
         let outlook = outlook(&desk.codes, letter);
         // The API's text may name users and groups.
-        let info = if ids.reveals() || letter.cause == "malformed" {
-            letter.info.as_str()
+        let info = match letter.info.as_str() {
+            "" => "",
+            info if reveals || letter.cause == MALFORMED => info,
+            _ => "(hidden; --reveal-ids)",
+        };
+        let shown = if reveals && !broken.is_empty() {
+            let end = body.len().min(BODY_BYTES_SHOWN);
+            String::from_utf8_lossy(&body[..end])
+                .escape_debug()
+                .to_string()
         } else {
-            "(hidden; --reveal-ids)"
+            String::new()
         };
         if json {
             let line = json!({
                 "message_id": letter.message_id, "cause": letter.cause, "class": letter.class, "code": letter.code,
                 "attempt": letter.attempt, "redrives": letter.redrives, "failed_at": moment(letter.failed_at_ms),
-                "info": info, "user": user, "groups": groups, "malformed": broken, "bytes": body.len(),
+                "info": info, "user": user, "groups": groups, "malformed": broken, "bytes": body.len(), "body": shown,
                 "meaning": meaning, "on_redrive": outlook,
             });
             let _ = writeln!(text, "{line}");
@@ -104,10 +124,15 @@ pub(super) fn show(desk: &Desk, limit: usize, ids: Ids, json: bool) -> Result<Ex
             ("died", moment(letter.failed_at_ms)),
             (
                 "cause",
-                format!("{} {} {}", letter.cause, letter.class, letter.code),
+                format!("{} {} {}", letter.cause, letter.class, letter.code)
+                    .trim_end()
+                    .to_owned(),
             ),
             ("meaning", meaning),
-            ("API's text", info.to_owned()),
+            (
+                "API's text",
+                if letter.cause == MALFORMED { "" } else { info }.to_owned(),
+            ),
             (
                 "attempts",
                 format!("{}, redriven {} times", letter.attempt, letter.redrives),
@@ -120,6 +145,7 @@ pub(super) fn show(desk: &Desk, limit: usize, ids: Ids, json: bool) -> Result<Ex
                     format!("{broken} ({} bytes)", body.len())
                 },
             ),
+            ("body", shown),
             ("on redrive", outlook),
         ];
         for (name, value) in lines.iter().filter(|(_, value)| !value.trim().is_empty()) {
@@ -130,9 +156,9 @@ pub(super) fn show(desk: &Desk, limit: usize, ids: Ids, json: bool) -> Result<Ex
     if !json {
         let _ = writeln!(
             text,
-            "{} of {} letters",
+            "{} of {}",
             desk.meant.len().min(limit),
-            desk.meant.len()
+            count(desk.meant.len(), "letter")
         );
     }
     say(&text)?;
@@ -141,7 +167,8 @@ pub(super) fn show(desk: &Desk, limit: usize, ids: Ids, json: bool) -> Result<Ex
 
 fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
     match (cause, code) {
-        ("malformed", _) => "the event can't be read".to_owned(),
+        (MALFORMED, _) => "the event can't be read".to_owned(),
+        (NONE, _) => "neither the daemon nor the broker put it here: somebody published to this queue".to_owned(),
         (DELIVERY_LIMIT, _) => "delivered too often without being settled: handed back again and again, or unreadable to the daemon".to_owned(),
         (_, "") => String::new(),
         (_, code) => codes.explain(code).meaning,
@@ -151,7 +178,7 @@ fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
 /// What would happen if the letter were sent back now.
 fn outlook(codes: &CodeTable, letter: &Letter) -> String {
     match letter.cause.as_str() {
-        "malformed" => {
+        MALFORMED => {
             "dead again at once: the event itself has to be mended and published anew".to_owned()
         }
         DELIVERY_LIMIT => "tried from the start".to_owned(),

@@ -1,21 +1,25 @@
 //! `dlq`: the dead letters, looked at, sent back, kept in a file, or removed.
 //!
 //! Looking harms nothing: letters are held while they are read and go back in their order (see [`crate::broker::letters`]).
+//! Whoever looks has all of them in hand, so only one can at a time.
 mod export;
 mod look;
 mod redrive;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Exit, Failure};
+use anyhow::anyhow;
+use clap::builder::PossibleValuesParser;
+
+use super::{Exit, Failure, count};
 use crate::broker::delivery::Delivery;
 use crate::broker::letters::{Letters, letter};
 use crate::clock::unix_ms;
 use crate::config::{Amqp, Settings};
 use crate::domain::code::CodeTable;
-use crate::domain::letter::{Filter, Letter};
+use crate::domain::letter::{CAUSES, CLASSES, Filter, Letter, MALFORMED};
 use crate::metrics::Metrics;
 use crate::telemetry::Ids;
 
@@ -57,7 +61,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Send letters back to the main queue: one as a canary, then growing batches, until too many come back dead.
+    /// Send letters back to the main queue: one as a canary, then growing batches, until too many fail again.
+    ///
+    /// Failing again is: coming back dead, or more messages in the delay queues than before the batch. Malformed letters would be
+    /// dead again at once and are left out unless a filter names them.
     Redrive {
         #[command(flatten)]
         which: Which,
@@ -65,16 +72,22 @@ enum Command {
         #[arg(long)]
         limit: Option<usize>,
         /// Letters per second at most.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         rate: u32,
         /// Only say how many would go.
         #[arg(long)]
         dry_run: bool,
-        /// How long to wait, after a batch is worked off, for letters that come back dead.
-        #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
+        /// How long to wait, after a batch has left the main queue, for what fails again; longer than a call may take.
+        #[arg(long, value_name = "DURATION", default_value = "6s", value_parser = humantime::parse_duration)]
         settle: Duration,
+        /// Go on although the delay queues grow.
+        #[arg(long)]
+        ignore_delays: bool,
     },
     /// Write letters to a file, one JSON object per line; they stay where they are.
+    ///
+    /// The file holds user ids and group names as they are; only its owner may read it. `jq -r .body` makes events of it that
+    /// `publish --file -` takes.
     Export {
         #[command(flatten)]
         which: Which,
@@ -104,13 +117,13 @@ enum Command {
 /// Which letters are meant; all conditions have to hold.
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
-    /// With this cause: rejected, exhausted, malformed, delivery_limit. Several are comma-separated.
-    #[arg(long, value_delimiter = ',')]
+    /// With this cause; `-` is none, published by somebody else. Several are comma-separated.
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(CAUSES))]
     cause: Vec<String>,
-    /// With this class: rejected, transient, unknown, malformed.
-    #[arg(long, value_delimiter = ',')]
+    /// With this class.
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(CLASSES))]
     class: Vec<String>,
-    /// With this code: 51011, timeout, http_5xx, other.
+    /// With this code: 51011, timeout, `http_5xx`, other.
     #[arg(long, value_delimiter = ',')]
     code: Vec<String>,
     /// With this message id.
@@ -124,24 +137,44 @@ struct Which {
     newer_than: Option<Duration>,
 }
 
-impl From<&Which> for Filter {
-    fn from(which: &Which) -> Self {
-        let which = which.clone();
-        Self {
-            causes: which.cause,
-            classes: which.class,
-            codes: which.code,
-            message_ids: which.message_id,
-            older_than: which.older_than,
-            newer_than: which.newer_than,
+impl Which {
+    fn filter(&self, codes: &CodeTable) -> Result<Filter, Failure> {
+        let usage = |problem: String| Failure::new(Exit::Usage, anyhow!(problem));
+        let label = |code: &String| {
+            if codes.lists(code) {
+                Ok(codes.explain(code).label)
+            } else {
+                Err(usage(format!(
+                    "--code {code}: not in the error table (`convgroup-deleter explain` prints it); letters with an unlisted \
+                     code have the code `other`"
+                )))
+            }
+        };
+        if let (Some(older), Some(newer)) = (self.older_than, self.newer_than)
+            && older > newer
+        {
+            return Err(usage(
+                "--older-than is longer ago than --newer-than: no letter is both".to_owned(),
+            ));
         }
+        if self.message_id.iter().any(String::is_empty) {
+            return Err(usage("--message-id is empty".to_owned()));
+        }
+        Ok(Filter {
+            causes: self.cause.clone(),
+            classes: self.class.clone(),
+            codes: self.code.iter().map(label).collect::<Result<_, _>>()?,
+            message_ids: self.message_id.clone(),
+            older_than: self.older_than,
+            newer_than: self.newer_than,
+        })
     }
 }
 
 pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let (amqp, codes) = (settings.amqp()?, settings.codes()?);
-    let filter = args.command.filter()?;
-    let mut desk = Desk::open(&amqp, codes, &filter).await?;
+    let filter = args.command.filter(&codes)?;
+    let mut desk = Desk::open(&amqp, codes, &filter, &args.command).await?;
     let done = match args.command {
         Command::Ls { json, .. } => look::ls(&desk, json),
         Command::Show {
@@ -150,14 +183,19 @@ pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure
             json,
             ..
         } => {
-            let app = settings.im().map_or(0, |im| im.sdk_app_id);
-            look::show(&desk, limit, Ids::new(reveal_ids, app), json)
+            // Without the app the hash would be another than the one in the logs.
+            let ids = match settings.sdk_app_id() {
+                Ok(app) => Some(Ids::new(reveal_ids, app)),
+                Err(_) => reveal_ids.then(|| Ids::new(true, 0)),
+            };
+            look::show(&desk, limit, ids, json)
         }
         Command::Redrive {
             limit,
             rate,
             dry_run,
             settle,
+            ignore_delays,
             ..
         } => {
             let plan = redrive::Plan {
@@ -165,6 +203,7 @@ pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure
                 rate,
                 dry_run,
                 settle,
+                ignore_delays,
             };
             redrive::redrive(&mut desk, plan).await
         }
@@ -182,22 +221,28 @@ pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure
 
 impl Command {
     /// Which letters it means. A purge has to be told.
-    fn filter(&self) -> Result<Filter, Failure> {
+    fn filter(&self, codes: &CodeTable) -> Result<Filter, Failure> {
         let (Self::Ls { which, .. }
         | Self::Show { which, .. }
         | Self::Redrive { which, .. }
         | Self::Export { which, .. }
         | Self::Purge { which, .. }) = self;
-        let filter = Filter::from(which);
-        if matches!(self, Self::Purge { all: false, .. }) && filter.is_empty() {
-            return Err(Failure::new(
-                Exit::Usage,
-                anyhow::anyhow!(
-                    "say which letters (--code, --cause, --older-than …), or --all for all of them"
-                ),
-            ));
-        }
-        Ok(filter)
+        let filter = which.filter(codes)?;
+        let problem = match self {
+            Self::Purge { all: false, .. } if filter.is_empty() => {
+                "say which letters (--code, --cause, --older-than …), or --all for all of them"
+            }
+            Self::Purge { all: true, .. } if !filter.is_empty() => {
+                "--all and a filter: which of the two?"
+            }
+            Self::Purge {
+                file: Some(file), ..
+            } if file == Path::new("-") => {
+                "--file - : a purge keeps its copy in a file; `dlq export --file -` writes to standard output"
+            }
+            _ => return Ok(filter),
+        };
+        Err(Failure::new(Exit::Usage, anyhow!(problem)))
     }
 }
 
@@ -210,17 +255,47 @@ struct Desk {
 }
 
 impl Desk {
-    async fn open(amqp: &Amqp, codes: CodeTable, filter: &Filter) -> Result<Self, Failure> {
+    async fn open(
+        amqp: &Amqp,
+        codes: CodeTable,
+        filter: &Filter,
+        command: &Command,
+    ) -> Result<Self, Failure> {
         let (letters, snapshot) = Letters::open(amqp, Arc::new(Metrics::new(&codes))).await?;
         let now_ms = unix_ms();
+        let counts_only = matches!(command, Command::Ls { .. });
+        let spares_malformed =
+            matches!(command, Command::Redrive { .. }) && !filter.names_malformed();
+        let (mut undated, mut spared) = (0, 0);
+        let mut meant = Vec::new();
         // The others are held as well: the broker keeps what is not settled until the session closes.
-        let meant = snapshot.into_iter().filter_map(|delivery| {
+        for mut delivery in snapshot {
             let letter = letter(&delivery.message);
-            filter
-                .matches(&letter, now_ms)
-                .then_some((letter, delivery))
-        });
-        let meant = meant.collect();
+            undated += usize::from(filter.asks_age() && letter.failed_at_ms.is_none());
+            if !filter.matches(&letter, now_ms) {
+                continue;
+            }
+            if spares_malformed && letter.cause == MALFORMED {
+                spared += 1;
+                continue;
+            }
+            if counts_only {
+                delivery.message.body = Vec::new();
+            }
+            meant.push((letter, delivery));
+        }
+        if undated > 0 {
+            eprintln!(
+                "left out, because nothing says when they died: {}",
+                count(undated, "letter")
+            );
+        }
+        if spared > 0 {
+            eprintln!(
+                "left out, because they would be dead again at once: {} (`--cause malformed` takes them)",
+                count(spared, "malformed letter")
+            );
+        }
         Ok(Self {
             letters,
             codes,

@@ -1,19 +1,23 @@
 //! `dlq redrive`: letters back to the main queue, carefully.
 //!
-//! Works on the letters that were there when it began. The first one is a canary; while few come back dead the batches grow.
-//! Each letter is published, confirmed, then removed: stopped or killed at any moment, nothing is lost, and at most one letter is
-//! in both places, which costs a call that finds its group gone.
+//! Works on the letters that were there when it began. The first one is a canary; while few fail again the batches grow.
+//! Each letter is published, confirmed, then removed: stopped or killed at any moment, nothing is lost. Killed, the last few may
+//! be in both places, which costs calls that find their groups gone.
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 use super::Desk;
 use crate::broker::BrokerError;
 use crate::broker::letters::{Letters, letter};
-use crate::cli::{Exit, Failure, progress, say};
+use crate::cli::{Exit, Failure, count, progress, say};
 use crate::domain::letter::{NextBatch, next_batch};
+use crate::shutdown;
 
-/// How long a batch may wait in the main queue before the redrive gives up: nobody consumes there.
-const WAITING_MAX: Duration = Duration::from_secs(120);
-/// How often the main queue is looked at.
+/// How long the main queue may stay as long as it is before the redrive gives up.
+const STUCK_MAX: Duration = Duration::from_secs(120);
+/// How often the queues are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) struct Plan {
@@ -21,74 +25,131 @@ pub(super) struct Plan {
     pub(super) rate: u32,
     pub(super) dry_run: bool,
     pub(super) settle: Duration,
+    pub(super) ignore_delays: bool,
 }
 
 /// How a redrive ended.
 enum End {
     All,
     CameBack,
+    Delayed(u32),
     NobodyConsumes,
+    Stuck(u32),
     Interrupted,
+}
+
+impl End {
+    /// What it means for the exit code, and in words; so many letters were not touched.
+    fn told(self, untouched: &str) -> (Exit, String) {
+        match self {
+            Self::All => (Exit::Done, String::new()),
+            Self::CameBack => (
+                Exit::Other,
+                format!(
+                    "stopped: too many came back dead, `dlq show` says why; {untouched} not touched\n"
+                ),
+            ),
+            Self::Delayed(delayed) => (
+                Exit::Other,
+                format!(
+                    "stopped: {} more in the delay queues than before: what was redriven fails again and is tried for hours before it \
+                 dies, or the daemon's own work does (`--ignore-delays` goes on all the same); {untouched} not touched\n",
+                    count(delayed as usize, "message")
+                ),
+            ),
+            Self::NobodyConsumes => (
+                Exit::Unavailable,
+                format!(
+                    "stopped: what was redriven waits in the main queue, nobody consumes it; see /readyz of the daemon; {untouched} not touched\n"
+                ),
+            ),
+            Self::Stuck(waiting) => (
+                Exit::Unavailable,
+                format!(
+                    "stopped: {} wait in the main queue and have not become fewer for {} s; what was redriven is behind them, \
+                 {untouched} not touched\n",
+                    count(waiting as usize, "message"),
+                    STUCK_MAX.as_secs()
+                ),
+            ),
+            Self::Interrupted => (
+                Exit::Other,
+                format!("interrupted; {untouched} not touched\n"),
+            ),
+        }
+    }
 }
 
 pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure> {
     let total = desk.meant.len().min(plan.limit.unwrap_or(usize::MAX));
     if plan.dry_run {
-        say(&format!("{total} letters would be redriven\n"))?;
+        say(&format!("{} would be redriven\n", count(total, "letter")))?;
         return Ok(Exit::Done);
     }
-    let run = format!("{:016x}", rand::random::<u64>());
+    let stop = shutdown::on_signals()?;
     let mut watch = Watch {
         letters: &mut desk.letters,
-        run,
+        run: format!("{:016x}", rand::random::<u64>()),
         back: 0,
-        settle: plan.settle,
+        delays_least: 0,
+        plan: &plan,
+        stop: &stop,
     };
     let bar = progress(total, "redriven");
-    let pause = Duration::from_secs(1) / plan.rate.max(1);
-    let (mut redriven, mut batch, mut in_batch) = (0_u64, 1, 0);
+    // A bar is for people who watch; who reads later wants lines.
+    let told = bar.is_hidden() && !std::io::stderr().is_terminal();
+    let pause = Duration::from_secs(1) / plan.rate;
+    let (mut redriven, mut batch) = (0, 1);
     let mut left = std::mem::take(&mut desk.meant).into_iter().take(total);
     let end = loop {
-        let Some((_, delivery)) = left.next() else {
-            break match in_batch {
-                0 => End::All,
-                rest => watch.look(rest).await?.err().unwrap_or(End::All),
-            };
-        };
-        tokio::select! {
-            biased;
-            _ = tokio::signal::ctrl_c() => break End::Interrupted,
-            () = tokio::time::sleep(pause) => {}
+        let in_batch = batch.min(total - redriven);
+        if in_batch == 0 {
+            break End::All;
         }
-        watch.letters.redrive(delivery, &watch.run).await?;
-        (redriven, in_batch) = (redriven + 1, in_batch + 1);
-        bar.set_position(redriven);
-        if in_batch == batch {
-            match watch.look(batch).await? {
-                Ok(next) => batch = next,
-                Err(end) => break end,
+        watch.begin().await?;
+        let mut interrupted = false;
+        for (_, delivery) in left.by_ref().take(in_batch) {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    interrupted = true;
+                    break;
+                }
+                () = tokio::time::sleep(pause) => {}
             }
-            in_batch = 0;
+            watch.letters.redrive(delivery, &watch.run).await?;
+            redriven += 1;
+            bar.set_position(redriven as u64);
+        }
+        if interrupted {
+            break End::Interrupted;
+        }
+        let next = watch.look(in_batch).await?;
+        if told {
+            eprintln!(
+                "{redriven} of {total} redriven, {} came back dead",
+                watch.back
+            );
+        }
+        match next {
+            Ok(next) => batch = next,
+            Err(end) => break end,
         }
     };
     bar.finish_and_clear();
     let back = watch.back;
+    let twice = desk.letters.make_sure().await?;
     say(&format!(
-        "{redriven} of {total} letters redriven, {back} came back dead\n"
+        "{redriven} of {} redriven, {back} came back dead\n",
+        count(total, "letter")
     ))?;
-    let (exit, words) = match end {
-        End::All => (Exit::Done, ""),
-        End::CameBack => (
-            Exit::Other,
-            "stopped: too many came back dead; `dlq show` says why. The others are still here\n",
-        ),
-        End::NobodyConsumes => (
-            Exit::Unavailable,
-            "stopped: what was redriven waits in the main queue, nobody consumes it; see /readyz of the daemon\n",
-        ),
-        End::Interrupted => (Exit::Other, "interrupted; the others are still here\n"),
-    };
-    say(words)?;
+    if twice > 0 {
+        say(&format!(
+            "{twice} of them could not be removed here and are in both places; redriven again they find their groups gone\n"
+        ))?;
+    }
+    let (exit, words) = end.told(&count(total - redriven, "letter"));
+    say(&words)?;
     Ok(exit)
 }
 
@@ -96,38 +157,75 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
 struct Watch<'d> {
     letters: &'d mut Letters,
     run: String,
+    /// Letters of this run that came back dead.
     back: usize,
-    settle: Duration,
+    /// The fewest messages seen in the delay queues since the batch began: what has come on top has failed meanwhile.
+    delays_least: u32,
+    plan: &'d Plan,
+    stop: &'d CancellationToken,
 }
 
 impl Watch<'_> {
+    async fn begin(&mut self) -> Result<(), BrokerError> {
+        self.delays_least = self.letters.delayed().await?;
+        Ok(())
+    }
+
     /// Waits until a batch is worked off and says how large the next one is, or why to stop.
     async fn look(&mut self, batch: usize) -> Result<Result<usize, End>, BrokerError> {
         let before = self.back;
-        let began = Instant::now();
+        let mut least = (u32::MAX, Instant::now());
         loop {
-            self.collect(LOOK).await?;
-            if self.letters.waiting().await? == 0 {
+            if !self.collect(LOOK).await? {
+                return Ok(Err(End::Interrupted));
+            }
+            let main = self.letters.main().await?;
+            self.delays().await?;
+            if main.ready == 0 {
                 break;
             }
-            if began.elapsed() > WAITING_MAX {
-                return Ok(Err(End::NobodyConsumes));
+            if main.ready < least.0 {
+                least = (main.ready, Instant::now());
+            } else if least.1.elapsed() > STUCK_MAX {
+                return Ok(Err(match main.consumers {
+                    0 => End::NobodyConsumes,
+                    _ => End::Stuck(main.ready),
+                }));
             }
         }
-        self.collect(self.settle).await?;
-        Ok(match next_batch(batch, self.back - before) {
+        if !self.collect(self.plan.settle).await? {
+            return Ok(Err(End::Interrupted));
+        }
+        let (dead, delayed) = (self.back - before, self.delays().await?);
+        Ok(match next_batch(batch, dead + delayed as usize) {
             NextBatch::Go(next) => Ok(next),
-            NextBatch::Stop => Err(End::CameBack),
+            NextBatch::Stop if dead > 0 => Err(End::CameBack),
+            NextBatch::Stop => Err(End::Delayed(delayed)),
         })
     }
 
-    /// Takes in what arrives in the dead letters for a while. Those of this run have come back.
-    async fn collect(&mut self, patience: Duration) -> Result<(), BrokerError> {
+    /// How many more messages wait in the delay queues than the fewest that were seen.
+    async fn delays(&mut self) -> Result<u32, BrokerError> {
+        if self.plan.ignore_delays {
+            return Ok(0);
+        }
+        let delayed = self.letters.delayed().await?;
+        self.delays_least = self.delays_least.min(delayed);
+        Ok(delayed - self.delays_least)
+    }
+
+    /// Takes in what arrives in the dead letters for a while. Those of this run have come back. `false`: it is to stop.
+    async fn collect(&mut self, patience: Duration) -> Result<bool, BrokerError> {
         let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            let Some(delivery) = self.letters.arrived(left).await? else {
-                return Ok(());
+            let arrived = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(false),
+                arrived = self.letters.arrived(left) => arrived?,
+            };
+            let Some(delivery) = arrived else {
+                return Ok(true);
             };
             if letter(&delivery.message).redrive_run == self.run {
                 self.back += 1;
