@@ -176,8 +176,9 @@ async fn foreground() -> anyhow::Result<ExitCode> {
     let stage = Stage::set().await?;
     stage.introduce();
     println!(
-        "\nPublish with:  {}\nStop with Ctrl-C.\n",
-        publish_line(&stage.config)?
+        "\nPublish with:  . {}; {} publish --user user0001 group0\nStop with Ctrl-C.\n",
+        settings_file(&stage.config)?.display(),
+        built("convgroup-deleter")?.display()
     );
     let mut child = std::process::Command::new(built("convgroup-deleter")?);
     child.args(["run", "--config", SETTINGS]);
@@ -281,22 +282,32 @@ fn look_further(stage: &Stage) -> anyhow::Result<()> {
         "  the sandbox's counts  {}/sandbox/counters",
         stage.sandbox_url
     );
-    println!(
-        "  what a code means     {} explain 51011",
-        built("convgroup-deleter")?.display()
-    );
-    println!("  publish more          {}", publish_line(&stage.config)?);
+    println!("\nThe tools, with its settings");
+    let program = built("convgroup-deleter")?;
+    println!("  . {}", settings_file(&stage.config)?.display());
+    for command in [
+        "dlq ls",
+        "dlq show --code 51011 --limit 1",
+        "explain 51011",
+        "check",
+        "publish --user user0001 group0",
+    ] {
+        println!("  {} {command}", program.display());
+    }
     Ok(())
 }
 
-fn publish_line(config: &DaemonConfig) -> anyhow::Result<String> {
-    Ok(format!(
-        "CONVGROUP_AMQP__URL={} CONVGROUP_AMQP__QUEUE={} CONVGROUP_AMQP__EXCHANGE={} {} --config {SETTINGS} publish --user user0001 group0",
-        config.get("CONVGROUP_AMQP__URL"),
-        config.queue(),
-        config.exchange(),
-        built("convgroup-deleter")?.display()
-    ))
+/// Writes the daemon's settings beside its binary, for a shell to read.
+fn settings_file(config: &DaemonConfig) -> anyhow::Result<PathBuf> {
+    let file = built("convgroup-deleter")?.with_file_name("demo.env");
+    let settings = std::path::absolute(SETTINGS)?;
+    let exports = format!(
+        "{}export CONVGROUP_CONFIG='{}'\n",
+        config.exports(),
+        settings.display()
+    );
+    std::fs::write(&file, exports)?;
+    Ok(file)
 }
 
 /// A binary of the same build, relative to where the demo is started if it can be.

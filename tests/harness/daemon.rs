@@ -131,6 +131,15 @@ impl DaemonConfig {
         )
     }
 
+    /// The settings as lines for a shell.
+    pub fn exports(&self) -> String {
+        let lines = self.env.iter().map(|(key, value)| {
+            let quoted = value.replace('\'', "'\\''");
+            format!("export {key}='{quoted}'\n")
+        });
+        lines.collect()
+    }
+
     /// Gives the settings to a command that the caller starts itself; its own environment stays.
     pub fn apply(&self, mut command: Command) -> Command {
         command.envs(&self.env);
