@@ -677,6 +677,23 @@ async fn check_exits_with_69_while_the_broker_is_not_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_says_that_a_port_does_not_speak_amqp_and_what_it_answered() {
+    let world = World::new().await;
+    let ran = Tool::of(&world)
+        .set(
+            "CONVGROUP_AMQP__URL",
+            format!("amqp://guest:guest@{}/%2f", world.sandbox.addr()),
+        )
+        .run(&["check"])
+        .await
+        .code(69);
+    ran.line(
+        "FAIL  broker",
+        &["the port does not speak AMQP; it answered \"HTTP/1.1 400"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_names_the_argument_in_which_a_queue_differs() {
     let world = World::new().await;
     let tool = Tool::of(&world);

@@ -125,6 +125,15 @@ async fn a_private_ca_and_client_certificates_work_and_what_is_wrong_is_said() {
         "{text}"
     );
 
+    let plain = format!("amqp://guest:guest@localhost:{}/%2f", node.tls_port());
+    let world = world.set("CONVGROUP_AMQP__URL", plain);
+    let text = reason(&world).await;
+    assert!(text.contains("use amqps://"), "{text}");
+    let crossed = secure.replace(&node.tls_port().to_string(), &node.port().to_string());
+    let world = world.set("CONVGROUP_AMQP__URL", crossed);
+    let text = reason(&world).await;
+    assert!(text.contains("the port does not speak TLS"), "{text}");
+
     let mut world = world.set("CONVGROUP_AMQP__URL", secure);
     world.config = world
         .config
