@@ -1,7 +1,9 @@
 //! Opening one connection to one node.
+/// For those who hand one on: only `broker` names lapin.
+pub use lapin::Connection;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionBuilder, ConnectionProperties};
+use lapin::{ConnectionBuilder, ConnectionProperties};
 
 use super::address::BrokerAddress;
 use super::greeting::greet;
