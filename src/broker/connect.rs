@@ -1,17 +1,16 @@
 //! Opening one connection to one node.
-use std::time::Duration;
-
+/// For those who hand one on: only `broker` names lapin.
+pub use lapin::Connection;
+use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionBuilder, ConnectionProperties};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use lapin::{ConnectionBuilder, ConnectionProperties};
 
 use super::address::BrokerAddress;
+use super::greeting::greet;
 use super::{BrokerError, bounded, tls};
 use crate::config::Amqp;
 
-/// How long a node may take to answer the protocol header. It is the first thing a node does.
-const GREETING_DEADLINE: Duration = Duration::from_secs(5);
+const WHAT: &str = "connecting";
 
 /// Opens one connection to one node, for the daemon or a tool.
 ///
@@ -22,58 +21,41 @@ pub async fn connect(
     amqp: &Amqp,
     role: &'static str,
 ) -> Result<Connection, BrokerError> {
-    const WHAT: &str = "connecting";
+    let failed = |problem| BrokerError::Failed(WHAT, problem);
     let uri = address.uri(amqp.heartbeat);
-    greet(&uri).await?;
-    let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
-    let properties = ConnectionProperties::default().with_connection_name(name.into());
     let secure = uri.scheme == AMQPScheme::AMQPS;
-    let mut builder = ConnectionBuilder::new()
-        .map_err(|err| BrokerError::Failed(WHAT, err.to_string()))?
-        .with_uri(uri)
-        .with_properties(properties);
-    if secure {
-        let tls = amqp
-            .tls
-            .load()
-            .map_err(|problem| BrokerError::Failed(WHAT, problem))?;
-        builder = builder.with_tls_config(tls);
-    }
-    bounded(WHAT, builder.connect())
-        .await
-        .map_err(|err| match err {
-            BrokerError::Failed(what, text) if secure => match tls::explained(&text) {
-                Some(meaning) => BrokerError::Failed(what, format!("{text}: {meaning}")),
-                None => BrokerError::Failed(what, text),
-            },
-            err => err,
-        })
+    // The greeting and the connection are given the same.
+    let tls = if secure {
+        amqp.tls.load().map_err(failed)?
+    } else {
+        OwnedTLSConfig::default()
+    };
+    let connection = match greet(&uri, &tls).await {
+        Ok(()) => open(uri, tls, role).await,
+        Err(problem) => Err(failed(problem)),
+    };
+    connection.map_err(|err| match err {
+        BrokerError::Failed(what, text) if secure => match tls::explained(&text) {
+            Some(meaning) => BrokerError::Failed(what, format!("{text}: {meaning}")),
+            None => BrokerError::Failed(what, text),
+        },
+        err => err,
+    })
 }
 
-/// Sees whether a node answers at all. lapin gives each attempt a thread and a socket of its own and no deadline: attempts at a
-/// frozen node would pile up. Over TLS only the TCP connection is tried.
-async fn greet(uri: &AMQPUri) -> Result<(), BrokerError> {
-    const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
-    let greeting = async {
-        let address = (uri.authority.host.as_str(), uri.authority.port);
-        let mut stream = TcpStream::connect(address).await?;
-        if uri.scheme == AMQPScheme::AMQP {
-            stream.write_all(HEADER).await?;
-            stream.read_u8().await?;
-        }
-        std::io::Result::Ok(())
-    };
-    match tokio::time::timeout(GREETING_DEADLINE, greeting).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(err)) => Err(BrokerError::Failed("connecting", err.to_string())),
-        Err(_) => Err(BrokerError::Failed(
-            "connecting",
-            format!(
-                "the node did not answer within {} s",
-                GREETING_DEADLINE.as_secs()
-            ),
-        )),
-    }
+async fn open(
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
+    role: &'static str,
+) -> Result<Connection, BrokerError> {
+    let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let builder = ConnectionBuilder::new()
+        .map_err(|err| BrokerError::Failed(WHAT, err.to_string()))?
+        .with_uri(uri)
+        .with_properties(properties)
+        .with_tls_config(tls);
+    bounded(WHAT, builder.connect()).await
 }
 
 /// Opens one connection to the first node that answers; says which one it is.

@@ -12,20 +12,8 @@ use crate::domain::topology::{Argument, Queue, ROUTING_KEY, Topology};
 /// [`BrokerError::Topology`] names the object, the argument that differs and what to do.
 pub async fn declare(connection: &Connection, topology: &Topology) -> Result<(), BrokerError> {
     let channel = bounded("opening a channel", connection.create_channel()).await?;
-    let options = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
     let exchange = topology.exchange.as_str();
-    let declared = channel.exchange_declare(
-        exchange.into(),
-        ExchangeKind::Direct,
-        options,
-        FieldTable::default(),
-    );
-    bounded("declaring the exchange", declared)
-        .await
-        .map_err(|err| explained(err, &format!("exchange {exchange}")))?;
+    declare_exchange(&channel, exchange).await?;
     for queue in topology.queues() {
         declare_queue(&channel, queue).await?;
     }
@@ -62,13 +50,15 @@ pub async fn verify(connection: &Connection, topology: &Topology) -> Result<(), 
     Ok(())
 }
 
-/// How a queue at the broker stands to the one that is wanted.
+/// How an exchange or a queue at the broker stands to the one that is wanted.
 #[derive(Clone, Debug)]
 pub enum Standing {
     /// There, with the same arguments as far as they were compared.
     Same,
     /// Not there.
     Missing,
+    /// Not to be seen by this user, who needs no right on it: the exchange of a daemon that declares nothing.
+    Unseen,
     /// There, but not the same, or not to be seen by this user: in words, with what to do.
     Differs(BrokerError),
 }
@@ -106,6 +96,32 @@ pub async fn compare<'t>(
     Ok(standings)
 }
 
+/// Looks at the exchange and, with `arguments`, compares its kind too, which takes the right to declare. Creates nothing. Its
+/// bindings can't be asked over AMQP.
+///
+/// # Errors
+/// The broker did not answer, or answered nothing that says how the exchange stands.
+pub async fn compare_exchange(
+    connection: &Connection,
+    topology: &Topology,
+    arguments: bool,
+) -> Result<Standing, BrokerError> {
+    let channel = bounded("opening a channel", connection.create_channel()).await?;
+    let exchange = topology.exchange.as_str();
+    let standing = match look_at_exchange(&channel, exchange).await {
+        Ok(()) if !arguments => Ok(Standing::Same),
+        // It exists: declaring it creates nothing, it only compares.
+        Ok(()) => match declare_exchange(&channel, exchange).await {
+            Ok(()) => Ok(Standing::Same),
+            Err(err @ BrokerError::Topology(_)) => Ok(Standing::Differs(err)),
+            Err(err) => Err(err),
+        },
+        Err(err) => exchange_unseen(err, exchange, arguments),
+    };
+    close(&channel).await;
+    standing
+}
+
 /// A queue at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -139,6 +155,29 @@ pub async fn look(channel: &Channel, queue: &str) -> Result<Seen, BrokerError> {
 /// As [`look`].
 pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
     look(channel, queue).await.map(|seen| seen.ready)
+}
+
+async fn look_at_exchange(channel: &Channel, exchange: &str) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    // A passive one compares nothing, the kind neither.
+    let (kind, table) = (ExchangeKind::Direct, FieldTable::default());
+    let looked = channel.exchange_declare(exchange.into(), kind, options, table);
+    bounded("looking at the exchange", looked).await
+}
+
+async fn declare_exchange(channel: &Channel, exchange: &str) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let (kind, table) = (ExchangeKind::Direct, FieldTable::default());
+    let declared = channel.exchange_declare(exchange.into(), kind, options, table);
+    bounded("declaring the exchange", declared)
+        .await
+        .map_err(|err| explained(err, &format!("exchange {exchange}")))
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
@@ -184,6 +223,25 @@ pub(super) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
     }
 }
 
+/// What it means that the exchange can't be looked at. RabbitMQ since 4.2.6 wants a right on it, any; one who `declares` needs
+/// that anyway, a daemon with the least rights has none.
+fn exchange_unseen(
+    err: BrokerError,
+    exchange: &str,
+    declares: bool,
+) -> Result<Standing, BrokerError> {
+    match &err {
+        BrokerError::Failed(_, reply) if reply.contains("NOT_FOUND") => Ok(Standing::Missing),
+        BrokerError::Failed(_, reply) if reply.contains("ACCESS_REFUSED") && !declares => {
+            Ok(Standing::Unseen)
+        }
+        _ => match explained(err, &format!("exchange {exchange}")) {
+            err @ BrokerError::Topology(_) => Ok(Standing::Differs(err)),
+            err => Err(err),
+        },
+    }
+}
+
 /// Says at 3 a.m. what RabbitMQ's refusal means and what to do.
 fn explained(err: BrokerError, object: &str) -> BrokerError {
     let BrokerError::Failed(_, reply) = &err else {
@@ -195,10 +253,14 @@ fn explained(err: BrokerError, object: &str) -> BrokerError {
             .nth(1)
             .unwrap_or(reply)
             .trim();
+        let remedy = if object.starts_with("exchange ") {
+            "use another amqp.exchange, or delete it"
+        } else {
+            "configure what is there (for the delay queues: retry.tiers), use another amqp.queue, or empty and delete it"
+        };
         format!(
             "{object} exists with other arguments than this configuration wants: {differs}. \
-             Either configure what is there (for the delay queues: retry.tiers), use another amqp.queue, or empty and delete \
-             it and let the daemon declare it anew"
+             Either {remedy} and let the daemon declare it anew"
         )
     } else if reply.contains("NOT_FOUND") {
         format!(
@@ -213,4 +275,30 @@ fn explained(err: BrokerError, object: &str) -> BrokerError {
         return err;
     };
     BrokerError::Topology(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_refused_look_at_the_exchange_means() {
+        let refused = "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'";
+        let missing = "NOT_FOUND - no exchange 'e' in vhost '/'";
+        for (reply, declares, wanted) in [
+            (missing, false, "Ok(Missing)"),
+            (missing, true, "Ok(Missing)"),
+            (refused, false, "Ok(Unseen)"),
+            (
+                refused,
+                true,
+                "Ok(Differs(Topology(\"exchange e may not be declared by this user",
+            ),
+            ("INTERNAL_ERROR", false, "Err(Failed("),
+        ] {
+            let err = BrokerError::Failed("looking at the exchange", reply.to_owned());
+            let found = format!("{:?}", exchange_unseen(err, "e", declares));
+            assert!(found.starts_with(wanted), "{found} is not {wanted}");
+        }
+    }
 }

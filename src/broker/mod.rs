@@ -10,6 +10,7 @@ pub mod connect;
 pub mod declare;
 pub mod delivery;
 pub mod feed;
+mod greeting;
 pub mod letters;
 pub mod life;
 pub mod publisher;

@@ -3,9 +3,12 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 
+use super::topology::UNASKED;
 use super::{Exit, Failure, say};
+use crate::broker::BrokerError;
+use crate::broker::address::BrokerAddress;
+use crate::broker::connect::{Connection, connect_any};
 use crate::broker::declare::{self, Standing};
-use crate::broker::{BrokerError, connect};
 use crate::chat::client::ChatClient;
 use crate::chat::probe::{Health, probe};
 use crate::chat::signer::Signer;
@@ -36,53 +39,92 @@ pub(super) async fn check(settings: &Settings, args: Args) -> Result<Exit, Failu
         }
     };
     line("config", &Ok("all values are valid".to_owned()))?;
-    let broker = broker(&config.amqp).await;
+    let amqp = &config.amqp;
+    let connected = connect_any(amqp, "check").await;
+    let broker = broker(&connected);
     line("broker", &broker)?;
-    let queues = match &broker {
-        Ok(_) => queues(&config.amqp).await,
-        Err((exit, _)) => Err((*exit, "not checked".to_owned())),
+    let (exchange, queues) = match &connected {
+        Ok((connection, _)) => (
+            exchange(connection, amqp).await,
+            queues(connection, amqp).await,
+        ),
+        Err(_) => (not_checked(), not_checked()),
     };
+    line("exchange", &exchange)?;
     line("queues", &queues)?;
     let api = api(&config).await;
     line("api", &api)?;
-    let worst = [broker, queues, api].into_iter().find_map(Result::err);
-    Ok(worst.map_or(Exit::Done, |(exit, _)| exit))
+    let findings = [broker, exchange, queues, api];
+    let first = findings.into_iter().find_map(Result::err);
+    Ok(first.map_or(Exit::Done, |(exit, _)| exit))
 }
 
 type Finding = Result<String, (Exit, String)>;
 
 fn line(what: &str, finding: &Finding) -> Result<(), Failure> {
     match finding {
-        Ok(text) => say(&format!("ok    {what:<7} {text}\n")),
-        Err((_, text)) => say(&format!("FAIL  {what:<7} {text}\n")),
+        Ok(text) => say(&format!("ok    {what:<8} {text}\n")),
+        Err((_, text)) => say(&format!("FAIL  {what:<8} {text}\n")),
     }
 }
 
-async fn broker(amqp: &Amqp) -> Finding {
-    match connect::connect_any(amqp, "check").await {
+fn broker(connected: &Result<(Connection, BrokerAddress), BrokerError>) -> Finding {
+    match connected {
         Ok((_, address)) => Ok(format!("connected to {address}")),
         Err(err) => Err((Exit::Unavailable, err.to_string())),
     }
 }
 
-async fn queues(amqp: &Amqp) -> Finding {
-    let refused = |err: BrokerError| (Exit::Other, err.to_string());
-    let (connection, _) = connect::connect_any(amqp, "check").await.map_err(refused)?;
+fn not_checked() -> Finding {
+    Err((Exit::Unavailable, "not checked".to_owned()))
+}
+
+fn refused(err: &BrokerError) -> (Exit, String) {
+    (Exit::Other, err.to_string())
+}
+
+async fn exchange(connection: &Connection, amqp: &Amqp) -> Finding {
+    let standing = declare::compare_exchange(connection, &amqp.topology, amqp.declare)
+        .await
+        .map_err(|err| refused(&err))?;
+    let exchange = &amqp.topology.exchange;
+    let binding = if amqp.declare {
+        "the daemon makes it when it starts"
+    } else {
+        "`topology apply` makes it"
+    };
+    match standing {
+        Standing::Same => Ok(format!("{exchange} is there; {UNASKED}; {binding}")),
+        Standing::Unseen => Ok(format!("{exchange}: not visible to this user")),
+        Standing::Missing if amqp.declare => Ok(format!(
+            "{exchange} is not there yet; the daemon declares and binds it when it starts"
+        )),
+        Standing::Missing => Err((
+            Exit::Other,
+            format!(
+                "{exchange} does not exist. Set amqp.declare = true, or have somebody with the rights declare it"
+            ),
+        )),
+        Standing::Differs(err) => Err(refused(&err)),
+    }
+}
+
+async fn queues(connection: &Connection, amqp: &Amqp) -> Finding {
     if !amqp.declare {
-        declare::verify(&connection, &amqp.topology)
+        declare::verify(connection, &amqp.topology)
             .await
-            .map_err(refused)?;
+            .map_err(|err| refused(&err))?;
         return Ok("all there".to_owned());
     }
     let mut missing = Vec::new();
-    for (queue, standing) in declare::compare(&connection, &amqp.topology, true)
+    for (queue, standing) in declare::compare(connection, &amqp.topology, true)
         .await
-        .map_err(refused)?
+        .map_err(|err| refused(&err))?
     {
         match standing {
-            Standing::Same => {}
+            Standing::Same | Standing::Unseen => {}
             Standing::Missing => missing.push(queue),
-            Standing::Differs(err) => return Err(refused(err)),
+            Standing::Differs(err) => return Err(refused(&err)),
         }
     }
     if missing.is_empty() {

@@ -50,7 +50,7 @@ enum Command {
     Run,
     /// Publish deletion events and wait until the broker has confirmed each.
     Publish(publish::Args),
-    /// Check configuration, broker, queues and API; a line each.
+    /// Check configuration, broker, exchange, queues and API; a line each.
     Check(check::Args),
     /// Say what an error code means and what happens to its message.
     Explain(explain::Args),

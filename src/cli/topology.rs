@@ -7,6 +7,9 @@ use crate::broker::declare::{self, Standing};
 use crate::config::{Amqp, Settings};
 use crate::domain::topology::{ROUTING_KEY, Topology};
 
+/// What no tool can see.
+pub(super) const UNASKED: &str = "binding: can't be asked over AMQP";
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,22 +52,32 @@ async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
 
 async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
     let (connection, _) = connect_any(amqp, "topology").await?;
-    let mut exit = Exit::Done;
-    for (queue, standing) in declare::compare(&connection, &amqp.topology, amqp.declare).await? {
-        let line = match standing {
-            Standing::Same if amqp.declare => format!("ok    {queue}\n"),
-            Standing::Same => {
-                format!("ok    {queue} (there; arguments not compared: amqp.declare = false)\n")
-            }
-            Standing::Missing => format!("FAIL  {queue}: missing; `topology apply` declares it\n"),
-            Standing::Differs(err) => format!("FAIL  {err}\n"),
-        };
-        if line.starts_with("FAIL") {
-            exit = Exit::Other;
-        }
-        say(&line)?;
+    let (topology, compared) = (&amqp.topology, amqp.declare);
+    let exchange = declare::compare_exchange(&connection, topology, compared).await?;
+    let mut lines = verified(
+        &format!("exchange {}", topology.exchange),
+        &exchange,
+        compared,
+    );
+    let _ = writeln!(lines, "?     {UNASKED}; `topology apply` makes it");
+    for (queue, standing) in declare::compare(&connection, topology, compared).await? {
+        lines += &verified(queue, &standing, compared);
     }
-    Ok(exit)
+    say(&lines)?;
+    let failed = lines.lines().any(|line| line.starts_with("FAIL"));
+    Ok(if failed { Exit::Other } else { Exit::Done })
+}
+
+fn verified(object: &str, standing: &Standing, compared: bool) -> String {
+    match standing {
+        Standing::Same if compared => format!("ok    {object}\n"),
+        Standing::Same => {
+            format!("ok    {object} (there; arguments not compared: amqp.declare = false)\n")
+        }
+        Standing::Unseen => format!("?     {object}: not visible to this user\n"),
+        Standing::Missing => format!("FAIL  {object}: missing; `topology apply` declares it\n"),
+        Standing::Differs(err) => format!("FAIL  {err}\n"),
+    }
 }
 
 fn printed(topology: &Topology) -> String {

@@ -595,12 +595,14 @@ async fn check_has_a_line_for_each_part_that_is_ready() {
     let tool = Tool::of(&world);
     let port = shared_node().await.port();
     let (base_url, queue) = (world.sandbox.base_url(), world.config.queue());
+    let exchange = world.config.exchange();
     let ran = tool.run(&["check"]).await.code(0);
     let expected = format!(
-        "ok    config  all values are valid\n\
-         ok    broker  connected to amqp://guest:***@127.0.0.1:{port}/%2f\n\
-         ok    queues  not all there yet: {queue}.dead {queue} {queue}.retry.1s; the daemon declares what is missing when it starts\n\
-         ok    api     {base_url}: calls work (probe is healthy)\n"
+        "ok    config   all values are valid\n\
+         ok    broker   connected to amqp://guest:***@127.0.0.1:{port}/%2f\n\
+         ok    exchange {exchange} is not there yet; the daemon declares and binds it when it starts\n\
+         ok    queues   not all there yet: {queue}.dead {queue} {queue}.retry.1s; the daemon declares what is missing when it starts\n\
+         ok    api      {base_url}: calls work (probe is healthy)\n"
     );
     assert_eq!(ran.stdout, expected, "{}", ran.all());
     ran.silent_on_stderr();
@@ -610,7 +612,9 @@ async fn check_has_a_line_for_each_part_that_is_ready() {
     );
     let _daemon = world.daemon().await;
     let ran = tool.run(&["check"]).await.code(0);
-    ran.line("ok    queues", &["all there, with the arguments they need"]);
+    let binding = "is there; binding: can't be asked over AMQP; the daemon makes it when it starts";
+    ran.line("ok    queues", &["all there, with the arguments they need"])
+        .line("ok    exchange", &[exchange, binding]);
     let ran = tool
         .set("CONVGROUP_AMQP__DECLARE", "false")
         .run(&["check"])
@@ -674,6 +678,23 @@ async fn check_exits_with_69_while_the_broker_is_not_there() {
     ran.line("FAIL  broker", &[&addr])
         .line("FAIL  queues", &["not checked"])
         .line("ok    api", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_that_a_port_does_not_speak_amqp_and_what_it_answered() {
+    let world = World::new().await;
+    let ran = Tool::of(&world)
+        .set(
+            "CONVGROUP_AMQP__URL",
+            format!("amqp://guest:guest@{}/%2f", world.sandbox.addr()),
+        )
+        .run(&["check"])
+        .await
+        .code(69);
+    ran.line(
+        "FAIL  broker",
+        &["the port does not speak AMQP; it answered \"HTTP/1.1 400"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

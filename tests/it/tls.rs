@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
-use crate::harness::{Node, PATIENCE, eventually};
+use crate::harness::{DaemonConfig, Node, PATIENCE, eventually, free_port};
 use crate::world::{World, eventually_settled};
 
 /// A CA and what it signed, as PEM files.
@@ -125,6 +125,15 @@ async fn a_private_ca_and_client_certificates_work_and_what_is_wrong_is_said() {
         "{text}"
     );
 
+    let plain = format!("amqp://guest:guest@localhost:{}/%2f", node.tls_port());
+    let world = world.set("CONVGROUP_AMQP__URL", plain);
+    let text = reason(&world).await;
+    assert!(text.contains("use amqps://"), "{text}");
+    let crossed = secure.replace(&node.tls_port().to_string(), &node.port().to_string());
+    let world = world.set("CONVGROUP_AMQP__URL", crossed);
+    let text = reason(&world).await;
+    assert!(text.contains("the port does not speak TLS"), "{text}");
+
     let mut world = world.set("CONVGROUP_AMQP__URL", secure);
     world.config = world
         .config
@@ -146,4 +155,42 @@ async fn a_private_ca_and_client_certificates_work_and_what_is_wrong_is_said() {
         "{}",
         daemon.output()
     );
+}
+
+/// How many threads and open files a process has.
+fn threads_and_files(pid: u32) -> [usize; 2] {
+    ["task", "fd"].map(|what| {
+        std::fs::read_dir(format!("/proc/{pid}/{what}"))
+            .expect("the process runs")
+            .count()
+    })
+}
+
+/// A node that accepts and then says nothing, not even its part of the handshake: each attempt ends and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_at_a_silent_node_do_not_pile_up() {
+    let silent = tokio::net::TcpListener::bind(("127.0.0.1", free_port()))
+        .await
+        .unwrap();
+    let addr = silent.local_addr().unwrap();
+    let mut daemon = DaemonConfig::new(
+        &format!("amqps://guest:guest@{addr}/%2f"),
+        "http://127.0.0.1:9",
+    )
+    .spawn();
+    let mut held = Vec::new();
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        let accepted = tokio::time::timeout(PATIENCE, silent.accept()).await;
+        let (stream, _) = accepted.expect("the daemon tries again").unwrap();
+        held.push(stream);
+        counts.push(threads_and_files(daemon.pid()));
+    }
+    let [first, last] = [counts[0], counts[2]];
+    assert!(
+        last[0] <= first[0] && last[1] <= first[1],
+        "threads and files grow: {counts:?}"
+    );
+    let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+    assert!(reason.contains("did not answer within 5 s"), "{reason}");
 }

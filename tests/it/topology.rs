@@ -1,5 +1,8 @@
 //! `topology`: applied by one who may, then a daemon with the least rights does all of its work.
 use convgroup_deleter::sandbox::{Fault, Rule};
+use lapin::ExchangeKind;
+use lapin::options::ExchangeDeclareOptions;
+use lapin::types::FieldTable;
 
 use crate::harness::broker::persistent;
 use crate::harness::{PATIENCE, shared_node, unique};
@@ -70,6 +73,17 @@ async fn the_printed_rights_are_enough_and_no_more() {
     assert_eq!(world.dead(1).await[0].text(), "broken");
     world.nothing_is_left(&running).await;
 
+    // It has no right on the exchange: that is no failure, whether this release shows it or not.
+    let (code, output) = world.tool(&["topology", "verify"]).await;
+    assert_eq!(code, 0, "{output}");
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 0, "{output}");
+    let exchange = format!("ok    exchange {}", world.config.exchange());
+    let seen = ["can't be asked over AMQP", "not visible to this user"];
+    assert!(
+        output.contains(&exchange) && seen.iter().any(|words| output.contains(words)),
+        "{output}"
+    );
     let (code, output) = world.tool(&["topology", "apply"]).await;
     assert_eq!(code, 1, "the daemon's user may not declare: {output}");
     assert!(output.contains("rights"), "{output}");
@@ -84,4 +98,65 @@ async fn the_printed_rights_are_enough_and_no_more() {
         )
         .await;
     assert!(refused.is_err(), "a publisher may only use the exchange");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exchange_that_is_missing_or_another_is_told() {
+    let world = World::new().await;
+    world.declare().await;
+    let (code, output) = world.tool(&["topology", "verify"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains(&format!("ok    exchange {}\n", world.config.exchange()))
+            && output.contains("binding: can't be asked over AMQP; `topology apply` makes it\n"),
+        "{output}"
+    );
+
+    let nosuch = unique("nosuch");
+    let world = world.set("CONVGROUP_AMQP__EXCHANGE", &nosuch);
+    let (code, output) = world.tool(&["topology", "verify"]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(
+        output.contains(&format!("FAIL  exchange {nosuch}: missing")),
+        "{output}"
+    );
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 0, "the daemon will declare it: {output}");
+    assert!(
+        output.contains(&format!("ok    exchange {nosuch} is not there yet")),
+        "{output}"
+    );
+    let undeclared = world.set("CONVGROUP_AMQP__DECLARE", false);
+    let (code, output) = undeclared.tool(&["check"]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(
+        output.contains(&format!("FAIL  exchange {nosuch} does not exist")),
+        "{output}"
+    );
+
+    let channel = undeclared.broker.channel().await;
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let fanout = unique("fanout");
+    channel
+        .exchange_declare(
+            fanout.as_str().into(),
+            ExchangeKind::Fanout,
+            options,
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    let another = undeclared
+        .set("CONVGROUP_AMQP__EXCHANGE", &fanout)
+        .set("CONVGROUP_AMQP__DECLARE", true);
+    for command in [&["topology", "verify"][..], &["check"]] {
+        let (code, output) = another.tool(command).await;
+        assert_eq!(code, 1, "{output}");
+        for words in ["'type' for exchange", "use another amqp.exchange"] {
+            assert!(output.contains(words), "{output}");
+        }
+    }
 }

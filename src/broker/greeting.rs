@@ -1,0 +1,146 @@
+//! The greeting: whether a node answers at all, and speaks AMQP, seen before lapin connects.
+//!
+//! lapin gives each attempt a thread and a socket of its own and no deadline, neither for the handshake of TLS nor for what
+//! follows: attempts at a node that accepts and stays silent would pile up.
+use std::io;
+use std::time::Duration;
+
+use futures_util::{AsyncReadExt, AsyncWriteExt};
+use lapin::runtime::default_runtime;
+use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::uri::AMQPUri;
+
+/// How long a node may take to answer the protocol header, name lookup, TCP and TLS included. It is the first thing a node does.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// What a client says first.
+const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// How many bytes of an answer that is not AMQP are told.
+const TOLD_BYTES: usize = 60;
+
+/// Greets a node: lapin's own way in, name lookup, TCP and TLS with the same trust and identity as the connection that follows,
+/// but under a deadline; then the protocol header, which a node answers at once.
+///
+/// # Errors
+/// What kept the node from answering, in words.
+pub(super) async fn greet(uri: &AMQPUri, tls: &OwnedTLSConfig) -> Result<(), String> {
+    // Boxed: its way in is many kilobytes of future, and every caller would carry them.
+    match tokio::time::timeout(DEADLINE, Box::pin(answered(uri, tls))).await {
+        Ok(Ok(judgement)) => judgement,
+        Ok(Err(err)) => Err(err.to_string()),
+        Err(_) => Err(format!(
+            "the node did not answer within {} s",
+            DEADLINE.as_secs()
+        )),
+    }
+}
+
+async fn answered(uri: &AMQPUri, tls: &OwnedTLSConfig) -> io::Result<Result<(), String>> {
+    let runtime = default_runtime().map_err(io::Error::other)?;
+    let mut stream = uri
+        .connect_with_config_async(tls.as_ref(), &runtime)
+        .await?;
+    stream.write_all(HEADER).await?;
+    stream.flush().await?;
+    let (mut answer, mut length) = ([0; TOLD_BYTES], 0);
+    loop {
+        let read = stream.read(&mut answer[length..]).await?;
+        length += read;
+        if let Some(judgement) = judge(&answer[..length], read == 0) {
+            return Ok(judgement);
+        }
+    }
+}
+
+/// Judges what has come back so far; `over`: no more will come. `None`: not enough yet to tell.
+fn judge(answer: &[u8], over: bool) -> Option<Result<(), String>> {
+    // The method Connection.Start: its frame's kind, the channel 0, four bytes of length, the numbers of class and method.
+    let fits = |(at, &byte): (usize, &u8)| match at {
+        0 => byte == 1,
+        1 | 2 | 7 | 9 => byte == 0,
+        8 | 10 => byte == 10,
+        _ => true,
+    };
+    if answer.iter().enumerate().all(fits) {
+        return match answer.len() {
+            11.. => Some(Ok(())),
+            0 if over => Some(Err(
+                "the node closed the connection before it answered".to_owned()
+            )),
+            _ if over => Some(Err(told("does not speak AMQP", answer))),
+            _ => None,
+        };
+    }
+    Some(Err(match answer {
+        [0x15 | 0x16, 3, ..] => "the port speaks TLS, not plain AMQP: use amqps://".to_owned(),
+        [b'A', b'M', b'Q', b'P', ..] => told("speaks another version of AMQP than 0-9-1", answer),
+        _ => told("does not speak AMQP", answer),
+    }))
+}
+
+fn told(what: &str, answer: &[u8]) -> String {
+    let answer = &answer[..answer.len().min(TOLD_BYTES)];
+    format!("the port {what}; it answered \"{}\"", answer.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_to_the_greeting_are_judged() {
+        let start = b"\x01\x00\x00\x00\x00\x01\xfe\x00\x0a\x00\x0a\x00\x09";
+        assert_eq!(judge(start, false), Some(Ok(())));
+        for (answer, over, problem) in [
+            (&start[..10], false, None),
+            (&[], false, None),
+            (
+                &[],
+                true,
+                Some("the node closed the connection before it answered"),
+            ),
+            (
+                &start[..10],
+                true,
+                Some("does not speak AMQP; it answered \"\\x01"),
+            ),
+            (
+                b"HTTP/1.1 400 Bad Request\r\n\xff\"",
+                false,
+                Some(
+                    "does not speak AMQP; it answered \"HTTP/1.1 400 Bad Request\\r\\n\\xff\\\"\"",
+                ),
+            ),
+            (
+                b"SSH-2.0-",
+                false,
+                Some("does not speak AMQP; it answered \"SSH-2.0-\""),
+            ),
+            (
+                b"\x15\x03\x03\x00\x02\x02\x0a",
+                false,
+                Some("speaks TLS, not plain AMQP: use amqps://"),
+            ),
+            (
+                b"AMQP\x00\x01\x00\x00",
+                true,
+                Some(
+                    "another version of AMQP than 0-9-1; it answered \"AMQP\\x00\\x01\\x00\\x00\"",
+                ),
+            ),
+        ] {
+            match (judge(answer, over), problem) {
+                (Some(Err(found)), Some(problem)) => assert!(found.contains(problem), "{found}"),
+                (found, None) => assert_eq!(found, None, "{}", answer.escape_ascii()),
+                (found, Some(problem)) => panic!("{found:?} is not {problem}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_answer_is_cut() {
+        let Some(Err(told)) = judge(&[b'x'; 5000], false) else {
+            panic!("that is no AMQP");
+        };
+        assert!(told.len() < 2 * TOLD_BYTES, "{told}");
+    }
+}
