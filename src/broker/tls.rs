@@ -91,6 +91,17 @@ pub fn explained(error: &str) -> Option<&'static str> {
         )
     } else if any(&["InvalidContentType", "corrupt message"]) {
         Some("the port does not speak TLS: use amqp://, or the broker's TLS port (usually 5671)")
+    } else if any(&[
+        "reset by peer",
+        "Broken pipe",
+        "closed the connection before",
+        "close_notify",
+    ]) {
+        // It may have told why, and the reset overtook it.
+        Some(
+            "the node broke the connection off during or after the TLS handshake: most often it wants a client certificate \
+             (amqp.tls.cert_file and amqp.tls.key_file), or does not trust the one it got; its own log says why",
+        )
     } else {
         None
     }
@@ -109,6 +120,7 @@ mod tests {
                 "host name",
             ),
             ("received fatal alert: CertificateRequired", "cert_file"),
+            ("Connection reset by peer (os error 104)", "cert_file"),
             (
                 "received corrupt message of type InvalidContentType",
                 "amqp://",
