@@ -1,4 +1,6 @@
 //! One call: `POST /v4/recentcontact/del_contact_group` for one user and one group.
+use std::error::Error;
+use std::io;
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Response, StatusCode, redirect};
@@ -14,6 +16,8 @@ const PATH: &str = "/v4/recentcontact/del_contact_group";
 const POOL_IDLE: Duration = Duration::from_secs(15);
 /// Longest reply that is read, in bytes; a real one has about 200.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Longest text about a connection that did not come about, in bytes.
+const CAUSE_BYTES_MAX: usize = 160;
 
 /// Which connection a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,10 +187,120 @@ fn fault(err: reqwest::Error) -> Reply {
     let reply = if err.is_timeout() {
         Reply::Timeout
     } else if err.is_connect() {
-        Reply::Connect
+        Reply::Connect(unconnected(&err))
     } else {
         Reply::Reset
     };
     tracing::trace!(fault = ?reply, "a call ended without a reply");
     reply
+}
+
+/// Why there is no connection, in at most [`CAUSE_BYTES_MAX`] bytes: what failed, and the words of the innermost error.
+fn unconnected(err: &(dyn Error + 'static)) -> String {
+    let (mut innermost, mut what) = (err, stage(err));
+    while let Some(source) = innermost.source() {
+        innermost = source;
+        what = what.or_else(|| stage(source));
+    }
+    let what = what.unwrap_or("no connection");
+    let innermost = innermost.to_string();
+    // Nothing below the request knows its URL; if one ever does, it is not told.
+    if innermost.contains("://") || innermost.contains("usersig") {
+        return what.to_owned();
+    }
+    let hint = if innermost.contains("InvalidContentType") {
+        ": the port does not speak TLS"
+    } else {
+        ""
+    };
+    let mut text = format!("{what}{hint} ({innermost})").replace(char::is_control, " ");
+    text.truncate(text.floor_char_boundary(CAUSE_BYTES_MAX));
+    text
+}
+
+/// What one error of the chain says about where connecting failed.
+fn stage(err: &(dyn Error + 'static)) -> Option<&'static str> {
+    if err.is::<rustls::Error>() {
+        return Some("TLS failed");
+    }
+    if err.to_string() == "dns error" {
+        return Some("name not resolved");
+    }
+    let io = err.downcast_ref::<io::Error>()?;
+    match (io.kind(), io.get_ref()) {
+        (io::ErrorKind::ConnectionRefused, _) => Some("refused"),
+        (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => {
+            Some("unreachable")
+        }
+        // What it wraps is not its source.
+        (_, Some(wrapped)) => stage(wrapped),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use super::*;
+
+    /// An error with a text and what caused it.
+    #[derive(Debug)]
+    struct Because(&'static str, Option<Box<dyn Error + 'static>>);
+
+    impl fmt::Display for Because {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Because {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref()
+        }
+    }
+
+    #[test]
+    fn the_cause_is_the_innermost_and_its_stage() {
+        let tls =
+            |err: rustls::Error| io::Error::other(io::Error::new(io::ErrorKind::InvalidData, err));
+        let lookup =
+            || io::Error::other("failed to lookup address information: Name or service not known");
+        let unreadable = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let cases: [(Box<dyn Error>, &str); 7] = [
+            (
+                Box::new(Because("dns error", Some(Box::new(lookup())))),
+                "name not resolved (failed to lookup address information: Name or service not known)",
+            ),
+            (
+                Box::new(io::Error::from_raw_os_error(111)),
+                "refused (Connection refused (os error 111))",
+            ),
+            (
+                Box::new(tls(unreadable)),
+                "TLS failed: the port does not speak TLS (received corrupt message of type InvalidContentType)",
+            ),
+            (
+                Box::new(tls(untrusted)),
+                "TLS failed (invalid peer certificate: UnknownIssuer)",
+            ),
+            (Box::new(io::Error::other("a\nb")), "no connection (a b)"),
+            (
+                Box::new(io::Error::other("in https://host/v4?usersig=x")),
+                "no connection",
+            ),
+            (
+                Box::new(io::Error::other("in /v4?usersig=x")),
+                "no connection",
+            ),
+        ];
+        for (cause, told) in cases {
+            let outer = Because("client error (Connect)", Some(cause));
+            let outer = Because("error sending request", Some(Box::new(outer)));
+            assert_eq!(unconnected(&outer), told);
+        }
+        let long = io::Error::other("é".repeat(500));
+        assert!(unconnected(&long).len() <= CAUSE_BYTES_MAX);
+    }
 }

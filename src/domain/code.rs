@@ -160,7 +160,7 @@ struct RawTable {
 pub struct Verdict {
     /// The row that matched.
     pub row: Arc<Row>,
-    /// What was answered, for people: the row's label, and the number where the label hides it (`other, ErrorCode 99999`).
+    /// What was answered, for people: the row's label, and what the label hides (`other, ErrorCode 99999`; `connect, refused`).
     pub answer: String,
     /// The API's own text, at most [`INFO_BYTES_MAX`] bytes. It may name users and groups: a header may carry it, a log not.
     pub info: String,
@@ -285,7 +285,7 @@ impl CodeTable {
                 self.verdict(key, Some(number.clone()), &number)
             }
             Reply::Timeout => self.verdict("timeout", None, ""),
-            Reply::Connect => self.verdict("connect", None, ""),
+            Reply::Connect(why) => self.verdict("connect", Some(why.clone()), &why),
             Reply::Reset => self.verdict("reset", None, ""),
             Reply::BadBody => self.verdict("bad_body", None, ""),
         }
@@ -297,10 +297,10 @@ impl CodeTable {
         self.verdict(PANIC, None, "")
     }
 
-    fn verdict(&self, key: &str, number: Option<String>, info: &str) -> Verdict {
+    fn verdict(&self, key: &str, more: Option<String>, info: &str) -> Verdict {
         let row = Arc::clone(&self.rows[key]);
-        let answer = match number {
-            Some(number) => format!("{}, {number}", row.label),
+        let answer = match more {
+            Some(more) => format!("{}, {more}", row.label),
             None => row.label.clone(),
         };
         Verdict {
@@ -388,7 +388,11 @@ mod tests {
     #[test]
     fn replies_without_a_code_are_classified_by_what_went_wrong() {
         check(Reply::Timeout, "timeout", Class::Transient);
-        check(Reply::Connect, "connect", Class::Transient);
+        check(
+            Reply::Connect("refused".to_owned()),
+            "connect",
+            Class::Transient,
+        );
         check(Reply::Reset, "reset", Class::Transient);
         check(Reply::BadBody, "bad_body", Class::Transient);
         check(Reply::HttpStatus(500), "http_5xx", Class::Transient);
@@ -411,6 +415,18 @@ mod tests {
         assert_eq!(verdict.row.label, "other");
         assert_eq!(verdict.class(), Class::Unknown);
         assert_eq!(verdict.info, "ErrorCode -7: odd");
+    }
+
+    #[test]
+    fn why_there_was_no_connection_is_told_and_is_no_label() {
+        let verdict = shipped().classify(Reply::Connect("name not resolved (no such host)".into()));
+        assert_eq!(verdict.row.label, "connect");
+        assert_eq!(verdict.info, "name not resolved (no such host)");
+        let told = verdict.to_string();
+        assert!(
+            told.starts_with("connect, name not resolved (no such host) ("),
+            "{told}"
+        );
     }
 
     #[test]

@@ -14,8 +14,8 @@ pub enum Reply {
     HttpStatus(u16),
     /// Nothing complete arrived within `im.timeout`.
     Timeout,
-    /// No connection: name not resolved, refused, TLS failed.
-    Connect,
+    /// No connection, and why not, in a few words: name not resolved, refused, TLS failed. For people; no class depends on it.
+    Connect(String),
     /// The connection broke before the reply was complete.
     Reset,
     /// A reply that is not the expected JSON, is longer than the bound, redirects, or has another status below 400.

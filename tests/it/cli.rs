@@ -656,8 +656,31 @@ async fn check_exits_with_69_while_the_api_is_not_there() {
         .run(&["check"])
         .await
         .code(69);
-    ran.line("ok    broker", &[])
-        .line("FAIL  api", &[&nowhere, "connect"]);
+    ran.line("ok    broker", &[]).line(
+        "FAIL  api",
+        &[
+            &nowhere,
+            "connect, refused (",
+            "the daemon tries again by itself",
+        ],
+    );
+    // No resolver is asked for a label this long.
+    let nobody = format!("http://{}.example", "a".repeat(64));
+    let speaks_no_tls = format!("https://{}", world.sandbox.addr());
+    for (base_url, why) in [
+        (nobody, "connect, name not resolved ("),
+        (
+            speaks_no_tls,
+            "connect, TLS failed: the port does not speak TLS (",
+        ),
+    ] {
+        let ran = Tool::of(&world)
+            .set("CONVGROUP_IM__BASE_URL", &base_url)
+            .run(&["check"])
+            .await
+            .code(69);
+        ran.line("FAIL  api", &[&base_url, why]);
+    }
     world.fault(Fault::HttpStatus(502));
     let ran = Tool::of(&world).run(&["check"]).await.code(69);
     ran.line("FAIL  api", &["http_5xx"]);
@@ -807,7 +830,7 @@ async fn explain_tells_meaning_consequence_and_advice() {
         class    transient
         meaning  no complete reply within im.timeout
         message  quick retries in place, then a delay tier, then a dead letter (exhausted) when the attempts run out
-        advice   nothing to do at once: it is tried again; if it lasts, check the network and the status page of the API
+        advice   the daemon tries again by itself; if it lasts, check the network and the status page of the API
     "#]]).await;
     check_explained(
         &bare,

@@ -591,7 +591,11 @@ fn an_answer() -> impl Strategy<Value = Answer> {
         ])
     };
     let other = [51011, 50001, 60007, 70001, 70009, 60020, 60002, 99999].map(code);
-    let other = [other.as_slice(), &[Reply::HttpStatus(429), Reply::Connect]].concat();
+    let other = [
+        other.as_slice(),
+        &[Reply::HttpStatus(429), Reply::Connect("refused".to_owned())],
+    ]
+    .concat();
     let other = prop::sample::select(other);
     prop_oneof![
         2 => Just(Answer::Honest),

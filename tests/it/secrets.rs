@@ -468,6 +468,32 @@ async fn revealed_ids_are_in_the_log_and_still_no_secret() {
     assert!(ids_in(&pages).is_empty(), "a page names an id:\n{pages}");
 }
 
+/// What the HTTP client says of a connection that failed is told, in the log and on the pages: its URL is not in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn why_there_is_no_connection_is_told_without_the_signature() {
+    let since_s = now_s();
+    let world = telltale_world().await;
+    let no_tls = format!("https://{}", world.sandbox.addr());
+    let world = world
+        .set("CONVGROUP_IM__BASE_URL", no_tls)
+        .set("CONVGROUP_SUSPEND__WINDOW", 1);
+    let mut daemon = world.daemon().await;
+    told_event(&world, &["plain"]).await;
+    let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+    let why = "connect, TLS failed: the port does not speak TLS (";
+    assert!(reason.contains(why), "{reason}");
+    let pages = pages(&daemon).await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait_exit(PATIENCE).await, 0, "{}", daemon.output());
+    let output = daemon.output();
+    assert!(output.contains(why), "{output}");
+    let metrics = pages.lines().filter(|line| line.starts_with("convgroup_"));
+    for line in metrics {
+        assert!(!line.contains("TLS"), "a label holds the cause: {line}");
+    }
+    assert_nothing_is_told("the daemon", &(pages + &output), since_s);
+}
+
 /// The broker refuses the password: what it says about that does not repeat it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_password_is_not_repeated() {
@@ -589,6 +615,15 @@ async fn tools_tell_no_secret_and_no_id() {
         told += &tool(config, &["check"], code).await;
     }
     told += &tool(&api_down, &["check"], 69).await;
+    // No resolver is asked for a label this long.
+    let nobody = format!("http://{}.example", "a".repeat(64));
+    let speaks_no_tls = format!("https://{}", world.sandbox.addr());
+    for (address, why) in [(nobody, "name not resolved"), (speaks_no_tls, "TLS failed")] {
+        let config = config.clone().set("CONVGROUP_IM__BASE_URL", address);
+        let checked = tool(&config, &["check"], 69).await;
+        assert!(checked.contains(why), "{checked}");
+        told += &checked;
+    }
     for fault in suspending() {
         world.sandbox.clear_faults();
         world.fault(fault);
