@@ -44,11 +44,20 @@ impl TlsFiles {
     }
 }
 
+/// Whether a text is PEM itself, put in the place of the path of its file.
+#[must_use]
+pub fn is_pem(text: &str) -> bool {
+    text.contains("-----BEGIN ")
+}
+
 /// Reads one PEM file that has to hold `wanted`.
 ///
 /// # Errors
 /// Which file can't be read, or holds something else; never what is in it.
 pub fn pem(path: &Path, wanted: &str) -> Result<String, String> {
+    if is_pem(&path.to_string_lossy()) {
+        return Err("is PEM itself; put it into a file and name that".to_owned());
+    }
     let text = std::fs::read_to_string(path)
         .map_err(|err| format!("the file {} can't be read: {err}", path.display()))?;
     if text.contains(wanted) {

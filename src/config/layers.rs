@@ -61,6 +61,22 @@ impl Text {
             Self::Many(texts) => texts.clone(),
         }
     }
+
+    /// The texts as they were written, those that are `hidden` replaced.
+    pub(super) fn all_but(&self, hidden: impl Fn(&str) -> bool, replacement: &str) -> Vec<String> {
+        let texts = match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts.as_slice(),
+        };
+        let shown = |text: &String| {
+            if hidden(text) {
+                replacement.to_owned()
+            } else {
+                text.clone()
+            }
+        };
+        texts.iter().map(shown).collect()
+    }
 }
 
 /// One mistake: key, source, what is wrong and what is allowed.

@@ -112,10 +112,14 @@ impl SecretSource {
     /// The key itself, white space around it removed.
     ///
     /// # Errors
-    /// A file that can't be read or is empty; the text says which and why, never what is in it.
+    /// A file that can't be read or is empty; the text says which and why, never what is in it. What can only be the key, put in
+    /// the place of its file, is not repeated.
     pub fn load(&self) -> Result<SecretString, String> {
         match self {
             Self::Value(key) => Ok(key.clone()),
+            Self::File(path) if is_no_path(path) => {
+                Err("is no file; was the key itself put here?".to_owned())
+            }
             Self::File(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|err| format!("the file {} can't be read: {err}", path.display()))?;
@@ -340,10 +344,20 @@ fn unknown_key(key: &str) -> String {
     }
 }
 
+/// Whether what was given as a path looks like no path and leads to no file: it may be a secret, put in the place of its file.
+fn is_no_path(path: &Path) -> bool {
+    let text = path.to_string_lossy();
+    !text.is_empty() && !text.contains('/') && !path.exists()
+}
+
 /// A value as it may be shown.
 fn shown(key: &str, text: &Text) -> String {
     let texts = match key {
         "im.secret_key" => return "(hidden)".to_owned(),
+        "im.secret_key_file" => text.all_but(|path| is_no_path(Path::new(path)), "(not a file)"),
+        "amqp.tls.ca_file" | "amqp.tls.cert_file" | "amqp.tls.key_file" => {
+            text.all_but(tls::is_pem, "(not a path)")
+        }
         // One that is refused may hold credentials.
         "im.base_url" => text
             .list()
@@ -363,10 +377,7 @@ fn shown(key: &str, text: &Text) -> String {
                 )
             })
             .collect(),
-        _ => match text {
-            Text::One(text) => vec![text.clone()],
-            Text::Many(texts) => texts.clone(),
-        },
+        _ => text.all_but(|_| false, ""),
     };
     texts.join(",")
 }

@@ -663,6 +663,11 @@ async fn mistakes_beside_secrets_do_not_repeat_them() {
         format!("[im]\nsecret_key = {{ value = \"{KEY}\" }}\n"),
         format!("[im]\nsecret_keys = \"{KEY}\"\n"),
         format!("[im]\nsecret_key = \"{KEY}\"\nsecret_key_file = \"/nowhere\"\n"),
+        format!("[im]\nsecret_key_file = \"{KEY}\"\n"),
+        format!("[im]\nsecret_key_file = [\"{KEY}\"]\n"),
+        format!("[im]\nsecret_key = \"other\"\nsecret_key_file = \"{KEY}\"\n"),
+        format!("[im]\nsecret_key_file = \"{}\"\n", KEY.repeat(20)),
+        format!("amqp.tls.key_file = \"-----BEGIN PRIVATE KEY-----\\n{KEY}/\"\n"),
         format!("amqp.url = \"http{url}\"\n"),
         format!("amqp.url = \"{url}:port\"\n"),
         format!("amqp.url = [[\"{url}\"]]\n"),
@@ -683,6 +688,25 @@ async fn mistakes_beside_secrets_do_not_repeat_them() {
             assert_nothing_is_told(&file, &told, now_s());
         }
     }
+}
+
+/// The usual slip: the key itself stands where its file is wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_the_place_of_its_file_is_asked_about_and_not_repeated() {
+    let config = DaemonConfig::new("amqp://127.0.0.1", "http://127.0.0.1")
+        .unset("CONVGROUP_IM__SECRET_KEY")
+        .set("CONVGROUP_IM__SECRET_KEY_FILE", KEY);
+    let asked = "im.secret_key_file (environment CONVGROUP_IM__SECRET_KEY_FILE): is no file; \
+                 was the key itself put here?";
+    for command in [&["config"][..], &["check"], &["run"], &["usersig", "sign"]] {
+        let told = tool(&config, command, 78).await;
+        assert!(told.contains(asked), "{told}");
+        assert_nothing_is_told("a tool", &told, now_s());
+    }
+    // A path is still named.
+    let config = config.set("CONVGROUP_IM__SECRET_KEY_FILE", "/nowhere/key");
+    let told = tool(&config, &["config"], 78).await;
+    assert_eq!(told.matches("/nowhere/key").count(), 2, "{told}");
 }
 
 /// Such an address is refused, but `config` shows it beside the refusal.
