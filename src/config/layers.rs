@@ -15,8 +15,10 @@ pub(super) const ENV_PREFIX: &str = "CONVGROUP_";
 pub enum Source {
     /// The embedded `config/default.toml`.
     Default,
+    /// A file, as it was given: the whole of it.
+    File(Arc<str>),
     /// A line of a file.
-    File {
+    Line {
         /// The file, as it was given.
         path: Arc<str>,
         /// The line, from 1.
@@ -32,7 +34,8 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, line } => write!(f, "{path}:{line}"),
+            Self::File(path) => f.write_str(path),
+            Self::Line { path, line } => write!(f, "{path}:{line}"),
             Self::Env(name) => write!(f, "environment {name}"),
             Self::Nowhere => f.write_str("not set"),
         }
@@ -172,16 +175,15 @@ fn scalar(value: &DeValue<'_>) -> String {
 /// One [`Mistake`] for a file that can't be read or is no TOML.
 pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
     let name: Arc<str> = path.display().to_string().into();
-    let source = |line| Source::File {
-        path: Arc::clone(&name),
-        line,
-    };
     let text = std::fs::read_to_string(path).map_err(|err| Mistake {
         key: String::new(),
-        source: source(0),
+        source: Source::File(Arc::clone(&name)),
         problem: format!("can't be read: {err}"),
     })?;
-    from_toml(&text, source)
+    from_toml(&text, |line| Source::Line {
+        path: Arc::clone(&name),
+        line,
+    })
 }
 
 /// Collects the `CONVGROUP_…` variables. Others are not looked at, nor those that Kubernetes sets for a Service whose name

@@ -340,7 +340,7 @@ fn unknown_key(key: &str) -> String {
         Some((likeness, known)) if likeness > 0.85 => {
             format!("no such key; did you mean `{known}`?")
         }
-        _ => "no such key; config/default.toml lists all of them".to_owned(),
+        _ => "no such key; `convgroup-deleter config` lists all of them".to_owned(),
     }
 }
 

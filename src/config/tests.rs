@@ -120,7 +120,7 @@ ripe = "gone"
         &expect![[r#"
             the configuration has 17 mistakes:
               amqp.prefech (convgroup.toml:6): no such key; did you mean `amqp.prefetch`?
-              nope (environment CONVGROUP_NOPE): no such key; config/default.toml lists all of them
+              nope (environment CONVGROUP_NOPE): no such key; `convgroup-deleter config` lists all of them
               retry.tiers (convgroup.toml:12): item 3: `soon` is not a duration from 100ms to 7days
               retry.tiers (convgroup.toml:12): names a duration twice; each tier is a queue of its own
               amqp.exchange (convgroup.toml:7): starts with `amq.`, which RabbitMQ keeps for itself

@@ -288,7 +288,7 @@ async fn all_mistakes_of_the_configuration_are_reported_at_once() {
         .set("CONVGROUP_NOPE", "1");
     let lines = [
         &*format!("  amqp.prefech ({path}:3): no such key; did you mean `amqp.prefetch`?"),
-        "  nope (environment CONVGROUP_NOPE): no such key; config/default.toml lists all of them",
+        "  nope (environment CONVGROUP_NOPE): no such key; `convgroup-deleter config` lists all of them",
         &*format!("  retry.tiers ({path}:5): has 0 items; allowed: 1 to 10"),
         &*format!("  amqp.prefetch ({path}:2): `0` is not a whole number from 1 to 2000"),
         "  im.sdk_app_id (not set): is missing",
@@ -328,7 +328,7 @@ async fn a_configuration_file_that_is_not_there_is_named() {
             .run(&[command, "--config", "/nowhere/c.toml"])
             .await
             .code(78);
-        ran.says(&["/nowhere/c.toml", "can't be read"]);
+        ran.says(&["  /nowhere/c.toml: can't be read: No such file"]);
     }
 }
 
