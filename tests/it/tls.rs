@@ -183,7 +183,7 @@ async fn attempts_at_a_silent_node_do_not_pile_up() {
         let accepted = tokio::time::timeout(PATIENCE, silent.accept()).await;
         let (stream, _) = accepted.expect("the daemon tries again").unwrap();
         held.push(stream);
-        assert_eq!(library_threads(daemon.pid()), 0);
+        assert_eq!(library_threads(daemon.pid()), 0, "an attempt has a thread");
     }
     let reason = daemon.eventually_status("/readyz", 503, PATIENCE).await;
     assert!(reason.contains("did not answer within 5 s"), "{reason}");
