@@ -102,10 +102,7 @@ pub(super) fn show(
             _ => "(hidden; --reveal-ids)",
         };
         let shown = if reveals && !broken.is_empty() {
-            let end = body.len().min(BODY_BYTES_SHOWN);
-            String::from_utf8_lossy(&body[..end])
-                .escape_debug()
-                .to_string()
+            readable(&body[..body.len().min(BODY_BYTES_SHOWN)])
         } else {
             String::new()
         };
@@ -175,6 +172,19 @@ fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
     }
 }
 
+/// A body as text that does nothing to a terminal.
+fn readable(body: &[u8]) -> String {
+    let mut text = String::new();
+    for char in String::from_utf8_lossy(body).chars() {
+        if char.is_control() {
+            text.extend(char.escape_debug());
+        } else {
+            text.push(char);
+        }
+    }
+    text
+}
+
 /// What would happen if the letter were sent back now.
 fn outlook(codes: &CodeTable, letter: &Letter) -> String {
     match letter.cause.as_str() {
@@ -188,5 +198,16 @@ fn outlook(codes: &CodeTable, letter: &Letter) -> String {
             letter.code,
             codes.explain(&letter.code).class.consequence()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_shown_as_it_is_but_for_what_a_terminal_obeys() {
+        assert_eq!(readable(b"{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(readable(b"\x1b[2J\nb\xff"), "\\u{1b}[2J\\nb\u{fffd}");
     }
 }
