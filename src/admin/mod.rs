@@ -1,6 +1,7 @@
 //! The HTTP side: `/metrics`, `/livez`, `/readyz`, and a page for people at `/`.
 mod page;
 mod recent;
+mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,10 +70,7 @@ impl Admin {
     }
 
     /// Serves until the process ends.
-    ///
-    /// # Errors
-    /// The listener failed for good.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+    pub async fn serve(self, listener: TcpListener) {
         let router = Router::new()
             .route("/metrics", get(exposition))
             .route("/livez", get(livez))
@@ -80,8 +78,8 @@ impl Admin {
             .route("/", get(look))
             .with_state(self.clone());
         tokio::select! {
-            served = axum::serve(listener, router) => served,
-            () = self.recent.keep() => Ok(()),
+            () = server::serve(listener, router) => {}
+            () = self.recent.keep() => {}
         }
     }
 

@@ -13,9 +13,9 @@ use tokio::process::Command;
 
 use crate::harness::broker::persistent;
 use crate::harness::{
-    Broker, Daemon, DaemonConfig, PATIENCE, Proxy, eventually, free_port, shared_node,
+    Broker, Daemon, DaemonConfig, Metrics, PATIENCE, Proxy, eventually, free_port, shared_node,
 };
-use crate::world::{World, event, eventually_settled};
+use crate::world::{World, event, eventually_settled, seconds};
 
 const SNAPSHOT: &str = include_str!("../snapshots/metrics.txt");
 
@@ -353,6 +353,71 @@ async fn an_unknown_path_is_not_found() {
         assert_eq!(daemon.http(path).await.0, 404, "{path}");
     }
     assert_eq!(daemon.http("/metrics?x=1").await.0, 200);
+}
+
+// --- connections
+
+/// Clients that send a head without an end, and hold what they have.
+async fn slow_clients(addr: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(4096));
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let mut client = TcpStream::connect(addr).await.expect("the daemon listens");
+        // Too many at once: it may be closed already.
+        let _ = client.write_all(head.as_bytes()).await;
+        clients.push(client);
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_neither_hold_up_health_checks_nor_stay() {
+    const CLIENTS: usize = 400;
+    let daemon = idle_daemon().await;
+    let before = daemon.metrics().await.value("process_open_fds", &[]);
+    // Connections are accepted in their order: this one comes after all the slow ones.
+    let behind_them = async {
+        let clients = slow_clients(daemon.addr(), CLIENTS).await;
+        (clients, daemon.http("/livez").await.0)
+    };
+    let (clients, status) = tokio::time::timeout(seconds(10), behind_them)
+        .await
+        .expect("no waiting for the slow ones");
+    assert_eq!(status, 200);
+    let during = daemon.metrics().await.value("process_open_fds", &[]);
+    assert!(
+        during < before + 100.0,
+        "{before} descriptors before, {during} now"
+    );
+    for mut client in clients {
+        let ended = tokio::time::timeout(PATIENCE, client.read(&mut [0])).await;
+        let read = ended.expect("cut off in time");
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    let are_free = |metrics: &Metrics| metrics.value("process_open_fds", &[]) < before + 10.0;
+    daemon
+        .eventually_metrics("the descriptors are free again", PATIENCE, are_free)
+        .await;
+}
+
+/// As Prometheus and kubelets do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_serves_one_request_after_the_other() {
+    let daemon = idle_daemon().await;
+    let addr = daemon.addr();
+    let exchange = async {
+        let mut stream = TcpStream::connect(addr).await?;
+        for close in ["", "", "Connection: close\r\n"] {
+            let request = format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\n{close}\r\n");
+            stream.write_all(request.as_bytes()).await?;
+        }
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await?;
+        std::io::Result::Ok(answers)
+    };
+    let answers = tokio::time::timeout(PATIENCE, exchange).await;
+    let answers = answers.expect("answers in time").expect("answers");
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
 }
 
 // --- topology
