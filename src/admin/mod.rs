@@ -76,6 +76,7 @@ impl Admin {
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/", get(look))
+            .fallback(nothing_here)
             .with_state(self.clone());
         tokio::select! {
             () = server::serve(listener, router) => {}
@@ -139,6 +140,14 @@ async fn readyz(Shared(admin): Shared<Admin>) -> impl IntoResponse {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (code, admin.status.state().in_words() + "\n")
+}
+
+/// 404, for who mistyped a path into a probe's configuration.
+async fn nothing_here() -> impl IntoResponse {
+    (
+        StatusCode::NOT_FOUND,
+        "nothing is here; there are / /metrics /livez /readyz\n",
+    )
 }
 
 /// For people; nothing on it comes from elsewhere.

@@ -347,10 +347,17 @@ async fn the_number_of_an_unlisted_code_is_told_while_it_suspends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_path_is_not_found() {
+async fn an_unknown_path_is_not_found_and_told_which_there_are() {
     let daemon = idle_daemon().await;
     for path in ["/nope", "/metrics/", "/metrics/x", "/readyz/x", "//"] {
-        assert_eq!(daemon.http(path).await.0, 404, "{path}");
+        let (status, told) = daemon.http(path).await;
+        assert_eq!(status, 404, "{path}");
+        let words = told.split_whitespace();
+        let named: Vec<&str> = words.filter(|word| word.starts_with('/')).collect();
+        assert_eq!(named, ["/", "/metrics", "/livez", "/readyz"], "{told}");
+        for path in named {
+            assert_ne!(daemon.http(path).await.0, 404, "{path}");
+        }
     }
     assert_eq!(daemon.http("/metrics?x=1").await.0, 200);
 }
