@@ -1,18 +1,22 @@
-// Puts the answer of the same address in place of what is shown; says so when there is none.
+// Puts the answer of the same address in place of what is shown; says so when there is none. All or nothing: what a proxy in
+// front answers for a process that is away (or asks for a login with) must not take the page's place.
 const seconds = 5, stale = document.getElementById("stale");
+const parts = ["#stale + main", "link[rel=icon]"];
 let seen = Date.now();
 setInterval(async () => {
   try {
     const answer = await fetch("", { cache: "no-store", signal: AbortSignal.timeout(seconds * 900) });
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
-    document.querySelector("main").replaceWith(next.querySelector("main"));
-    document.querySelector("link[rel=icon]").replaceWith(next.querySelector("link[rel=icon]"));
+    const pairs = parts.map((part) => [document.querySelector(part), next.querySelector(part)]);
+    if (pairs.some(([, fresh]) => !fresh)) throw new Error("another page came");
+    for (const [shown, fresh] of pairs) shown.replaceWith(fresh);
     document.title = next.title;
     seen = Date.now();
     stale.hidden = true;
-  } catch {
+  } catch (error) {
     const silent = Math.round((Date.now() - seen) / 1000);
-    stale.textContent = `No answer for ${silent} s: the process is down, or this browser can't reach it. What stands below is old.`;
+    stale.textContent = `No answer for ${silent} s (${error.message}): the process is down, or this browser can't reach it. What stands below is old.`;
     document.title = "no answer · convgroup-deleter";
     stale.hidden = false;
   }
