@@ -71,6 +71,7 @@ struct Inner {
     state: State,
     since: Instant,
     turned: Instant,
+    had_session: bool,
 }
 
 impl Status {
@@ -86,6 +87,7 @@ impl Status {
                 state,
                 since: Instant::now(),
                 turned: Instant::now(),
+                had_session: false,
             }),
             metrics,
         }
@@ -95,6 +97,7 @@ impl Status {
     pub fn set(&self, state: State) {
         let mut inner = self.lock();
         inner.turned = Instant::now();
+        inner.had_session |= matches!(state, State::Consuming | State::Suspended { .. });
         if inner.state != State::Draining {
             if inner.state.label() != state.label() {
                 inner.since = inner.turned;
@@ -119,6 +122,12 @@ impl Status {
     #[must_use]
     pub fn state_for(&self) -> Duration {
         self.lock().since.elapsed()
+    }
+
+    /// Whether there has ever been a session with the broker.
+    #[must_use]
+    pub fn had_session(&self) -> bool {
+        self.lock().had_session
     }
 
     /// Whether messages are consumed, or would be if this replica were the active one.

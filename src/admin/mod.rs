@@ -17,7 +17,7 @@ use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use self::page::View;
+use self::page::{Depths, View};
 use self::recent::Recent;
 use crate::clock::unix_seconds;
 use crate::domain::code::CodeTable;
@@ -33,6 +33,19 @@ pub struct Limits {
     pub calls_per_second: u32,
 }
 
+/// Which daemon this is, for a person with several of them. Nothing secret.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The main queue.
+    pub queue: String,
+    /// Host and port of the API.
+    pub api: String,
+    /// `im.sdk_app_id`.
+    pub sdk_app_id: u64,
+    /// The nodes of the broker, their passwords hidden.
+    pub nodes: Vec<String>,
+}
+
 /// What the pages show.
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -40,6 +53,7 @@ pub struct Admin {
     status: Arc<Status>,
     recent: Arc<Recent>,
     limits: Limits,
+    identity: Identity,
     started: Instant,
 }
 
@@ -51,12 +65,14 @@ impl Admin {
         status: Arc<Status>,
         codes: &CodeTable,
         limits: Limits,
+        identity: Identity,
     ) -> Self {
         Self {
             recent: Arc::new(Recent::new(Arc::clone(&metrics), codes)),
             metrics,
             status,
             limits,
+            identity,
             started: Instant::now(),
         }
     }
@@ -96,12 +112,17 @@ impl Admin {
             state_for: self.status.state_for(),
             at: SystemTime::now(),
             up_for: self.started.elapsed(),
+            depths: Depths::of(
+                is_up("consume") && is_up("publish"),
+                self.status.had_session(),
+            ),
             main: depth("main"),
             retry: depth("retry"),
             dead: depth("dead"),
             in_flight: metrics.in_flight.get(),
             pace: metrics.rate_limit_calls_per_second.get(),
             limits: self.limits,
+            identity: self.identity.clone(),
             last_delivery: since(metrics.last_delivery_timestamp_seconds.get()),
             last_success: since(metrics.last_success_timestamp_seconds.get()),
             consume_is_up: is_up("consume"),

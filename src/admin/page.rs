@@ -5,8 +5,8 @@ use humantime::format_rfc3339_seconds;
 use indicatif::{HumanCount, HumanDuration};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::Limits;
 use super::recent::Lately;
+use super::{Identity, Limits};
 use crate::domain::decide::Outcome;
 use crate::status::State;
 
@@ -25,6 +25,8 @@ pub(super) struct View {
     pub(super) state_for: Duration,
     pub(super) at: SystemTime,
     pub(super) up_for: Duration,
+    /// What the three below are worth.
+    pub(super) depths: Depths,
     /// Messages ready in the queues, as last asked.
     pub(super) main: i64,
     pub(super) retry: i64,
@@ -33,6 +35,7 @@ pub(super) struct View {
     /// Calls per second that may leave now.
     pub(super) pace: f64,
     pub(super) limits: Limits,
+    pub(super) identity: Identity,
     /// How long ago; nothing before the first.
     pub(super) last_delivery: Option<Duration>,
     pub(super) last_success: Option<Duration>,
@@ -71,7 +74,38 @@ impl Mood {
     }
 }
 
+/// What the depths of the queues are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depths {
+    /// Asked every 5 s.
+    Known,
+    /// Those of a session that is over.
+    LastSeen,
+    /// Never asked.
+    Unseen,
+}
+
+impl Depths {
+    /// A session is both connections; they come up and go down together.
+    pub(super) const fn of(is_up: bool, had_session: bool) -> Self {
+        match (is_up, had_session) {
+            (true, _) => Self::Known,
+            (false, true) => Self::LastSeen,
+            (false, false) => Self::Unseen,
+        }
+    }
+}
+
 impl View {
+    /// A figure of messages ready in a queue, and what it is worth.
+    fn depth(&self, messages: i64, place: &str) -> (String, String) {
+        match self.depths {
+            Depths::Known => (count(messages), place.to_owned()),
+            Depths::LastSeen => (count(messages), format!("{place}, as last seen")),
+            Depths::Unseen => ("?".to_owned(), format!("{place}, not seen yet")),
+        }
+    }
+
     /// Messages wait and none comes here: right for a replica that stands by, an alarm for any other.
     fn may_be_deaf(&self) -> bool {
         let silent_for = self.last_delivery.unwrap_or(self.up_for);
@@ -113,21 +147,24 @@ impl View {
                     .to_owned(),
             );
         }
-        if self.dead > 0 {
+        if self.dead > 0 && self.depths == Depths::Known {
             notes.push("There are dead letters: convgroup-deleter dlq ls tells why.".to_owned());
         }
         notes
     }
 
-    /// How long the main queue takes at the pace now.
-    fn to_drain(&self) -> String {
-        if self.main <= 0 || self.state != State::Consuming || self.pace <= 0.0 {
-            return "in the main queue".to_owned();
+    /// The main queue, and how long it takes at the pace now; nothing is promised of what can't be seen or is not worked on.
+    fn waiting(&self) -> (String, String) {
+        let (messages, place) = self.depth(self.main, "in the main queue");
+        let works = self.state == State::Consuming && self.depths == Depths::Known;
+        if self.main <= 0 || !works || self.pace <= 0.0 {
+            return (messages, place);
         }
         let seconds = (self.main as f64 / self.pace).ceil();
-        format!(
-            "in the main queue: {} at this pace, one name each",
-            HumanDuration(Duration::from_secs_f64(seconds))
+        let to_drain = HumanDuration(Duration::from_secs_f64(seconds));
+        (
+            messages,
+            format!("{place}: {to_drain} at this pace, one name each"),
         )
     }
 
@@ -178,22 +215,25 @@ fn content(view: &View, mood: Mood) -> Markup {
             @for note in view.notes() { p.note { (note) } }
         }
         section.figures {
-            (figure("waiting", &count(view.main), &view.to_drain()))
-            (figure("delayed", &count(view.retry), "in the delay queues"))
-            (figure("dead letters", &count(view.dead), "in the dead-letter queue"))
-            (figure("in hand", &count(view.in_flight), &format!("of {} at most", view.limits.prefetch)))
-            (figure(
-                "pace",
-                &format!("{:.0}/s", view.pace.floor()),
-                &format!("of {}/s; used lately: {:.1}/s", view.limits.calls_per_second, view.calls_per_second())
-            ))
-            (figure("last success", &ago(view.last_success), "the API said deleted or gone"))
+            (figure("waiting", view.waiting()))
+            (figure("delayed", view.depth(view.retry, "in the delay queues")))
+            (figure("dead letters", view.depth(view.dead, "in the dead-letter queue")))
+            (figure("in hand", (count(view.in_flight), format!("of {} at most", view.limits.prefetch))))
+            (figure("pace", (
+                format!("{:.0}/s", view.pace.floor()),
+                format!("of {}/s; used lately: {:.1}/s", view.limits.calls_per_second, view.calls_per_second())
+            )))
+            (figure("last success", (ago(view.last_success), "the API said deleted or gone".to_owned())))
         }
         (answers(&view.lately))
         (messages(&view.lately))
         section {
             h2 { "Process" }
-            table {
+            table.facts {
+                (row("main queue", &view.identity.queue))
+                (row("API", &view.identity.api))
+                (row("SDKAppID", &view.identity.sdk_app_id.to_string()))
+                (row("broker", &view.identity.nodes.join(", ")))
                 (row("last delivery", &ago(view.last_delivery)))
                 (row("connection that consumes", up(view.consume_is_up)))
                 (row("connection that publishes", &format!("{}{blocked}", up(view.publish_is_up))))
@@ -209,7 +249,7 @@ fn content(view: &View, mood: Mood) -> Markup {
     }
 }
 
-fn figure(name: &str, value: &str, about: &str) -> Markup {
+fn figure(name: &str, (value, about): (String, String)) -> Markup {
     html! { div { p.label { (name) } p.value { (value) } p.about { (about) } } }
 }
 
@@ -317,6 +357,7 @@ mod tests {
             state_for: Duration::from_hours(2),
             at: SystemTime::UNIX_EPOCH,
             up_for: Duration::from_hours(2),
+            depths: Depths::Known,
             main: 0,
             retry: 0,
             dead: 0,
@@ -325,6 +366,12 @@ mod tests {
             limits: Limits {
                 prefetch: 256,
                 calls_per_second: 200,
+            },
+            identity: Identity {
+                queue: "convgroup.delete".to_owned(),
+                api: "console.tim.qq.com".to_owned(),
+                sdk_app_id: 1_400_000_000,
+                nodes: vec!["amqp://guest:***@127.0.0.1:5672/%2f".to_owned()],
             },
             last_delivery: Some(Duration::from_secs(3)),
             last_success: Some(Duration::from_secs(3)),
@@ -435,7 +482,63 @@ mod tests {
                 pace,
                 ..view()
             };
-            assert!(view.to_drain().starts_with(told), "{}", view.to_drain());
+            let (_, about) = view.waiting();
+            assert!(about.starts_with(told), "{about}");
+        }
+    }
+
+    #[test]
+    fn depths_that_are_not_of_now_are_marked_and_promise_nothing() {
+        let disconnected = State::Disconnected {
+            reason: String::new(),
+        };
+        let suspended = State::Suspended {
+            reason: String::new(),
+            next_probe: SystemTime::UNIX_EPOCH,
+        };
+        let timed = "in the main queue: 2 minutes at this pace, one name each";
+        let plain = "in the main queue";
+        let marked = "in the main queue, as last seen";
+        let unseen = "in the main queue, not seen yet";
+        for (state, is_up, had_session, messages, told) in [
+            (State::Consuming, true, true, "24,000", timed),
+            // The session is over and the loop does not know yet.
+            (State::Consuming, false, true, "24,000", marked),
+            (suspended, true, true, "24,000", plain),
+            (State::Draining, true, true, "24,000", plain),
+            (State::Draining, false, true, "24,000", marked),
+            (disconnected.clone(), false, true, "24,000", marked),
+            (disconnected, false, false, "?", unseen),
+        ] {
+            let name = format!("{} {is_up} {had_session}", state.label());
+            let view = View {
+                state,
+                depths: Depths::of(is_up, had_session),
+                main: 24_000,
+                dead: 1,
+                ..view()
+            };
+            assert_eq!(view.waiting(), (messages.into(), told.into()), "{name}");
+            let tells_of_letters = view.notes().iter().any(|note| note.contains("dlq ls"));
+            assert_eq!(tells_of_letters, is_up, "{name}");
+            let marks = page(&view).into_string().matches("as last seen").count();
+            assert_eq!(marks, if told == marked { 3 } else { 0 }, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_page_says_which_daemon_it_is_of() {
+        let page = page(&view()).into_string();
+        for told in [
+            "convgroup.delete",
+            "console.tim.qq.com",
+            "1400000000",
+            "amqp://guest:***@127.0.0.1:5672/%2f",
+        ] {
+            assert!(
+                page.contains(&format!("<td>{told}</td>")),
+                "no {told} in {page}"
+            );
         }
     }
 }

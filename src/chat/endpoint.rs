@@ -48,11 +48,35 @@ impl Endpoint {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Host and port as they were given, for a page that anybody may see: a gateway's path may be a secret.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        let rest = self.0.split_once("://").map_or(&*self.0, |(_, rest)| rest);
+        rest.split('/').next().unwrap_or(rest)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_authority_is_host_and_port_only() {
+        for (url, authority) in [
+            ("http://127.0.0.1:8700/", "127.0.0.1:8700"),
+            (
+                "https://gateway.example.com/token-1/chat",
+                "gateway.example.com",
+            ),
+            ("https://[::1]:8443/a", "[::1]:8443"),
+        ] {
+            let endpoint = Endpoint::from_base_url(url).unwrap();
+            assert_eq!(endpoint.authority(), authority);
+        }
+        let region = Endpoint::from_region("singapore").unwrap();
+        assert_eq!(region.authority(), "adminapisgp.im.qcloud.com");
+    }
 
     #[test]
     fn base_urls_are_checked() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 
 use super::{Exit, Failure};
-use crate::admin::{Admin, Limits};
+use crate::admin::{Admin, Identity, Limits};
 use crate::config::Settings;
 use crate::daemon::{Daemon, Ended};
 use crate::metrics::Metrics;
@@ -36,11 +36,18 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         prefetch: config.amqp.prefetch,
         calls_per_second: config.calls_per_second,
     };
+    let identity = Identity {
+        queue: config.amqp.topology.main.name.clone(),
+        api: config.im.endpoint.authority().to_owned(),
+        sdk_app_id: config.im.sdk_app_id,
+        nodes: config.amqp.nodes.iter().map(ToString::to_string).collect(),
+    };
     let admin = Admin::new(
         Arc::clone(&metrics),
         Arc::clone(&status),
         &config.codes,
         limits,
+        identity,
     );
     let daemon = Daemon::new(config, metrics, status)
         .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;

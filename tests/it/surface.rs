@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::harness::broker::persistent;
+use crate::harness::daemon::SDK_APP_ID;
 use crate::harness::{
     Broker, Daemon, DaemonConfig, Metrics, PATIENCE, Proxy, eventually, free_port, shared_node,
 };
@@ -212,10 +213,17 @@ async fn a_daemon_that_starts_before_its_broker_says_so_and_becomes_ready() {
         "a missing broker is no reason for a restart"
     );
     shows_state(&daemon, "disconnected").await;
+    let (_, page) = daemon.http("/").await;
+    assert!(page.contains("in the main queue, not seen yet"), "{page}");
     proxy.restore();
     daemon.ready(PATIENCE).await;
     assert_eq!(daemon.http("/livez").await.0, 200);
     shows_state(&daemon, "consuming").await;
+    let (_, page) = daemon.http("/").await;
+    assert!(
+        page.contains("<p class=\"about\">in the main queue</p>"),
+        "{page}"
+    );
     world.publish("user15", &["a"]).await;
     eventually_settled(&daemon, "deleted", 1).await;
     // The same after a loss in the middle.
@@ -226,6 +234,8 @@ async fn a_daemon_that_starts_before_its_broker_says_so_and_becomes_ready() {
         "{reason}"
     );
     assert_eq!(daemon.http("/livez").await.0, 200);
+    let (_, page) = daemon.http("/").await;
+    assert!(page.contains("in the main queue, as last seen"), "{page}");
     proxy.restore();
     daemon.ready(PATIENCE).await;
 }
@@ -261,6 +271,7 @@ async fn the_status_page_tells_a_person_on_call_what_happened_lately() {
         .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0)
         .set("CONVGROUP_AMQP__PREFETCH", 77);
     let daemon = busy_daemon(&world).await;
+    let (queue, api) = (world.config.queue(), world.sandbox.addr());
     let dead = eventually("the depths are asked again", PATIENCE, async || {
         let page = daemon.http("/").await.1;
         let told = page.contains("convgroup-deleter dlq ls");
@@ -276,6 +287,10 @@ async fn the_status_page_tells_a_person_on_call_what_happened_lately() {
         "<td>already gone</td><td>2</td><td>2</td>",
         "<td>dead-lettered</td><td>2</td><td>2</td>",
         "s ago<",
+        &format!("<td>{queue}</td>"),
+        &format!("<td>{api}</td>"),
+        &format!("<td>{SDK_APP_ID}</td>"),
+        ":***@127.0.0.1:",
         env!("CARGO_PKG_VERSION"),
     ] {
         assert!(page.contains(told), "no {told} in\n{page}");
