@@ -18,7 +18,7 @@ use crate::status::{State, Status};
 use crate::telemetry::Ids;
 use crate::worker::Worker;
 
-/// How often the loop says that it turns.
+/// How often the loop turns at least.
 const TURN: Duration = Duration::from_secs(1);
 
 /// The assembled daemon.
@@ -98,8 +98,9 @@ impl Daemon {
         loop {
             let status = Arc::clone(&self.status);
             let told = |reason| status.set(State::Disconnected { reason });
+            let limiter = self.suspension.limiter();
             let session = tokio::select! {
-                session = turning(&status, self.supervisor.session(told)) => Arc::new(session),
+                session = turning(&status, limiter, self.supervisor.session(told)) => Arc::new(session),
                 () = stop.cancelled() => {
                     self.status.set(State::Draining);
                     return Ended::Clean;
@@ -150,11 +151,12 @@ impl Daemon {
             let (reason, next_probe) = (reason.to_string(), SystemTime::now() + pause);
             self.status.set(State::Suspended { reason, next_probe });
         };
+        let limiter = self.suspension.limiter();
         tokio::select! {
             biased;
             () = stop.cancelled() => Turn::Stopped(None),
             () = session.life().over() => Turn::Lost,
-            () = turning(&self.status, self.suspension.recover(told)) => Turn::Over,
+            () = turning(&self.status, limiter, self.suspension.recover(told)) => Turn::Over,
         }
     }
 
@@ -188,7 +190,7 @@ impl Daemon {
                         Turn::Over
                     }
                 },
-                _ = tick.tick() => self.status.turned(),
+                _ = tick.tick() => turned(&self.status, self.suspension.limiter()),
                 Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery else { return Turn::Lost };
@@ -218,7 +220,8 @@ impl Daemon {
             reason,
             next_probe: SystemTime::now(),
         });
-        turning(&self.status, self.hand_back(deliveries, session)).await;
+        let handing_back = self.hand_back(deliveries, session);
+        turning(&self.status, self.suspension.limiter(), handing_back).await;
     }
 
     async fn hand_back(&self, deliveries: Deliveries<'_>, session: &Session) {
@@ -243,8 +246,8 @@ impl Daemon {
             }
             while tasks.join_next().await.is_some() {}
         };
-        let finished =
-            tokio::time::timeout(self.shutdown_grace, turning(&self.status, finished)).await;
+        let finished = turning(&self.status, self.suspension.limiter(), finished);
+        let finished = tokio::time::timeout(self.shutdown_grace, finished).await;
         if finished.is_ok() || tasks.is_empty() {
             Ended::Clean
         } else {
@@ -253,13 +256,19 @@ impl Daemon {
     }
 }
 
-/// Awaits something that is bounded in itself while the loop says that it turns.
-async fn turning<T>(status: &Status, future: impl Future<Output = T>) -> T {
+/// Awaits something that is bounded in itself while the loop turns.
+async fn turning<T>(status: &Status, limiter: &Limiter, future: impl Future<Output = T>) -> T {
     let mut future = std::pin::pin!(future);
     loop {
         match tokio::time::timeout(TURN, &mut future).await {
             Ok(value) => return value,
-            Err(_) => status.turned(),
+            Err(_) => turned(status, limiter),
         }
     }
+}
+
+/// What the loop does every second, whatever it waits for: it says that it turns, and shows a pace of now.
+fn turned(status: &Status, limiter: &Limiter) {
+    status.turned();
+    limiter.show_pace();
 }

@@ -28,14 +28,14 @@ const QUICK_CLIMB_SHARE: f64 = 0.03;
 /// A slow step, as a share of the limit, beyond the wall: half a percent a second. Other callers come and go; meeting the wall again
 /// costs half the pace for a second.
 const SLOW_CLIMB_SHARE: f64 = 0.0005;
-
-/// Steps climbed at once after a pause without calls: as many as lead from the floor to the limit.
-const STEPS_MAX: u128 = 1000;
+/// Steps climbed at once after a pause without calls: as many slow ones as lead from the floor to the limit.
+const STEPS_MAX: u128 = 2000;
 
 /// When calls may leave. Pure: the clock is an argument.
 #[derive(Debug)]
 pub struct Spacing {
     limit: u32,
+    /// The pace at [`Spacing::climbed`]; see [`Spacing::pace`] for the one now.
     pace: f64,
     due: Option<Instant>,
     not_before: Option<Instant>,
@@ -61,10 +61,23 @@ impl Spacing {
         }
     }
 
-    /// Calls per second that leave now at most.
+    /// Calls per second that leave now at most. After a cut it climbs by the clock alone, whether calls leave or not.
     #[must_use]
-    pub const fn pace(&self) -> f64 {
-        self.pace
+    pub fn pace(&self, now: Instant) -> f64 {
+        let limit = f64::from(self.limit);
+        let Some((_, wall)) = self.cut else {
+            return limit;
+        };
+        let mut pace = self.pace;
+        for _ in 0..self.steps(now).min(STEPS_MAX) {
+            let share = if pace < wall * WALL_SHARE {
+                QUICK_CLIMB_SHARE
+            } else {
+                SLOW_CLIMB_SHARE
+            };
+            pace = (pace + limit * share).min(limit);
+        }
+        pace
     }
 
     /// When the next call may leave; a moment in the past means now.
@@ -114,22 +127,18 @@ impl Spacing {
     }
 
     fn climb(&mut self, now: Instant) {
-        let limit = f64::from(self.limit);
-        let (Some((_, wall)), Some(climbed)) = (self.cut, self.climbed) else {
-            return;
-        };
-        let steps = now.saturating_duration_since(climbed).as_millis() / CLIMB_INTERVAL.as_millis();
-        for _ in 0..steps.min(STEPS_MAX) {
-            let share = if self.pace < wall * WALL_SHARE {
-                QUICK_CLIMB_SHARE
-            } else {
-                SLOW_CLIMB_SHARE
-            };
-            self.pace = (self.pace + limit * share).min(limit);
-        }
-        if steps > 0 {
+        if self.steps(now) > 0 {
+            self.pace = self.pace(now);
             self.climbed = Some(now);
         }
+    }
+
+    /// Whole steps since the last climb.
+    fn steps(&self, now: Instant) -> u128 {
+        let since = self.climbed.map_or(Duration::ZERO, |climbed| {
+            now.saturating_duration_since(climbed)
+        });
+        since.as_millis() / CLIMB_INTERVAL.as_millis()
     }
 }
 
@@ -200,17 +209,28 @@ impl Limiter {
             return Err(next);
         }
         spacing.release(now);
-        self.metrics.rate_limit_calls_per_second.set(spacing.pace());
+        self.show(&spacing, now);
         Ok(())
+    }
+
+    /// Brings the gauge of the pace up to date: it climbs while no call leaves, too.
+    pub fn show_pace(&self) {
+        self.show(&self.spacing(), Instant::now());
+    }
+
+    fn show(&self, spacing: &Spacing, now: Instant) {
+        let pace = spacing.pace(now);
+        self.metrics.rate_limit_calls_per_second.set(pace);
     }
 
     /// Halves the pace for everybody at once, because the API said "too often".
     pub fn slow_down(&self) {
+        let now = Instant::now();
         let mut spacing = self.spacing();
-        if spacing.cut(Instant::now()) {
-            self.metrics.rate_limit_calls_per_second.set(spacing.pace());
+        if spacing.cut(now) {
+            self.show(&spacing, now);
             tracing::info!(
-                pace = spacing.pace(),
+                pace = spacing.pace(now),
                 "the API says that calls come too often; the pace is halved and climbs back in steps"
             );
         }
@@ -289,15 +309,16 @@ mod tests {
             !spacing.cut(start + Duration::from_millis(900)),
             "the same burst"
         );
-        assert!((spacing.pace() - 100.0).abs() < 1e-9);
-        spacing.release(start + Duration::from_secs(3));
-        assert!(
-            (175.0..190.0).contains(&spacing.pace()),
-            "{}",
-            spacing.pace()
-        );
-        spacing.release(start + Duration::from_secs(40));
-        assert!((spacing.pace() - 200.0).abs() < 1e-9, "{}", spacing.pace());
+        for (milliseconds, from, to) in [
+            (0, 100.0, 100.0),
+            (500, 100.0, 100.0),
+            (3_000, 175.0, 190.0),
+            (40_000, 200.0, 200.0),
+        ] {
+            let now = start + Duration::from_millis(milliseconds);
+            let pace = spacing.pace(now);
+            assert!((from..=to).contains(&pace), "{pace} at {milliseconds} ms");
+        }
     }
 
     #[test]
@@ -308,7 +329,25 @@ mod tests {
             spacing.cut(now);
             now += Duration::from_secs(1);
         }
-        assert!(spacing.pace() >= 1.0, "{}", spacing.pace());
+        assert!(spacing.pace(now) >= 1.0, "{}", spacing.pace(now));
+    }
+
+    /// A replica that was throttled and then stands by shows no cut pace for days.
+    #[test]
+    fn the_pace_climbs_from_the_floor_to_the_limit_while_no_call_leaves() {
+        for limit in [1, 10, 200, 100_000] {
+            let mut now = Instant::now();
+            let mut spacing = Spacing::new(limit);
+            for _ in 0..50 {
+                spacing.cut(now);
+                now += Duration::from_secs(1);
+            }
+            let later = spacing.pace(now + Duration::from_secs(200));
+            assert!(
+                (later - f64::from(limit)).abs() < 1e-9,
+                "{later} of {limit}"
+            );
+        }
     }
 
     /// Other callers use a part of the limit: the API grants us less than we are configured for.
@@ -360,6 +399,30 @@ mod tests {
             lateness in proptest::collection::vec(0_u64..40_000, 1..200),
         ) {
             let left = run(limit, 4, |index| Duration::from_micros(lateness[index % lateness.len()]));
+            prop_assert!(worst_second(&left) <= limit as usize);
+        }
+
+        /// Through cuts and pauses as well; and the pace shown just before a call leaves is the one that follows it.
+        #[test]
+        fn no_cut_and_no_pause_lets_more_through(
+            limit in 1_u32..300,
+            events in proptest::collection::vec((0_u32..20, 0_u64..300_000), 1..200),
+        ) {
+            let mut now = Instant::now();
+            let (mut spacing, mut left) = (Spacing::new(limit), Vec::new());
+            for (event, milliseconds) in events {
+                match event {
+                    0 => now += Duration::from_millis(milliseconds),
+                    1 => { spacing.cut(now); }
+                    calls => for _ in 0..calls {
+                        now = spacing.next(now).max(now);
+                        let shown = spacing.pace(now);
+                        spacing.release(now);
+                        left.push(now);
+                        prop_assert!((shown - spacing.pace(now)).abs() < 1e-9);
+                    }
+                }
+            }
             prop_assert!(worst_second(&left) <= limit as usize);
         }
     }

@@ -4,10 +4,10 @@
 //! `pace::limiter`. What these tests would see is a hand-over that doubles the rate.
 use std::time::{Duration, Instant};
 
-use convgroup_deleter::sandbox::CallRecord;
+use convgroup_deleter::sandbox::{CallRecord, Fault, Rule};
 
-use crate::harness::{Daemon, PATIENCE, eventually};
-use crate::world::{World, event, seconds, settled};
+use crate::harness::{Daemon, Metrics, PATIENCE, Proxy, eventually, shared_node};
+use crate::world::{World, event, eventually_settled, seconds, settled};
 
 const LIMIT: u32 = 40;
 /// What bunching may add: far from the double.
@@ -153,6 +153,40 @@ async fn the_pace_settles_near_what_others_leave() {
     );
     assert_eq!(settled(&metrics, "dead_lettered"), 0.0);
     world.nothing_is_left(&daemon).await;
+}
+
+/// An alert divides by the pace shown; after a burst, a replica without work must not go on showing that of the burst.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pace_shown_climbs_back_while_no_call_leaves() {
+    let node = shared_node().await;
+    let proxy = Proxy::start(node.addr()).await;
+    let world = World::new().await.behind(&proxy);
+    world.user("user15", &["a"]);
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(60007)).times(1));
+    let mut daemon = world.daemon().await;
+    world.publish("user15", &["a"]).await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    let calls = world.sandbox.counters().calls;
+    climbs(&daemon).await;
+    // Without a session with the broker as well.
+    proxy.cut();
+    daemon.eventually_status("/readyz", 503, PATIENCE).await;
+    climbs(&daemon).await;
+    assert_eq!(world.sandbox.counters().calls, calls);
+}
+
+/// Waits until a cut pace is shown higher than it is now.
+async fn climbs(daemon: &Daemon) {
+    let shown = |metrics: &Metrics| metrics.value("convgroup_rate_limit_calls_per_second", &[]);
+    let before = shown(&daemon.metrics().await);
+    assert!(before < 200.0, "the pace is not cut");
+    daemon
+        .eventually_metrics("the pace climbs", PATIENCE, |metrics| {
+            shown(metrics) > before
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
