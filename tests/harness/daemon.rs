@@ -297,6 +297,11 @@ impl Daemon {
             .expect("an ended process has either")
     }
 
+    /// Waits for the end, which must be with this code.
+    pub async fn exits_with(&mut self, code: i32, patience: Duration) {
+        assert_eq!(self.wait_exit(patience).await, code, "{}", self.output());
+    }
+
     /// Waits for a program that ends by itself; its exit code and all it wrote.
     pub async fn finished(mut self, patience: Duration) -> (i32, String) {
         let code = self.wait_exit(patience).await;

@@ -459,7 +459,7 @@ async fn a_thawed_process_calls_for_nothing_that_another_was_given() {
     );
     // It is of use again: the other stops, and it takes over.
     other.signal("TERM");
-    assert_eq!(other.wait_exit(PATIENCE).await, 0, "{}", other.output());
+    other.exits_with(0, PATIENCE).await;
     world.works(RESUMED).await;
     world.nothing_is_left(&frozen).await;
     for user in users {

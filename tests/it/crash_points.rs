@@ -94,7 +94,7 @@ async fn killed_at(point: Point, nth: u32, prefetch: u16) -> usize {
     for event in &planted {
         event.plant(&world).await;
     }
-    assert_eq!(doomed.wait_exit(PATIENCE).await, -9, "{}", doomed.output());
+    doomed.exits_with(-9, PATIENCE).await;
     let survivor = world.daemon().await;
     let wanted = planted.iter().filter(|event| event.dead.is_some()).count();
     world

@@ -403,7 +403,7 @@ async fn a_redrive_can_be_interrupted_while_it_waits() {
         .counted(PATIENCE, |counters| counters.deleted >= 1)
         .await;
     redrive.signal("INT");
-    assert_eq!(redrive.wait_exit(PATIENCE).await, 1, "{}", redrive.output());
+    redrive.exits_with(1, PATIENCE).await;
     let output = redrive.output();
     assert!(
         output.contains("1 of 20 letters redriven") && output.contains("19 letters not touched"),

@@ -348,12 +348,7 @@ async fn sigterm_hands_back_and_leaves_with_zero() {
         .counted(PATIENCE, |counters| counters.calls >= 10)
         .await;
     daemon.signal("TERM");
-    assert_eq!(
-        daemon.wait_exit(seconds(10)).await,
-        0,
-        "{}",
-        daemon.output()
-    );
+    daemon.exits_with(0, seconds(10)).await;
     // Every message is either done or back in the queue. The broker takes a moment to put back what it got at the very end.
     let left = u32::try_from(200 - world.sandbox.counters().calls).unwrap();
     world
@@ -368,12 +363,7 @@ async fn a_call_that_outlives_the_grace_ends_with_one_and_comes_back() {
     let world = World::new().await.set("CONVGROUP_SHUTDOWN_GRACE", "300ms");
     let mut daemon = world.daemon_in_a_call().await;
     daemon.signal("TERM");
-    assert_eq!(
-        daemon.wait_exit(seconds(10)).await,
-        1,
-        "{}",
-        daemon.output()
-    );
+    daemon.exits_with(1, seconds(10)).await;
     world
         .broker
         .eventually_depth(world.config.queue(), 1, PATIENCE)
@@ -390,12 +380,7 @@ async fn a_last_attempt_that_fails_during_a_stop_is_handed_back() {
         .set("CONVGROUP_IM__TIMEOUT", "2s");
     let mut daemon = world.daemon_in_a_call().await;
     daemon.signal("TERM");
-    assert_eq!(
-        daemon.wait_exit(seconds(10)).await,
-        0,
-        "{}",
-        daemon.output()
-    );
+    daemon.exits_with(0, seconds(10)).await;
     assert_eq!(world.sandbox.counters().calls, 1);
     world
         .broker
@@ -430,12 +415,7 @@ async fn a_second_signal_ends_at_once() {
     daemon.signal("TERM");
     daemon.eventually_status("/readyz", 503, PATIENCE).await;
     daemon.signal("INT");
-    assert_eq!(
-        daemon.wait_exit(seconds(5)).await,
-        130,
-        "{}",
-        daemon.output()
-    );
+    daemon.exits_with(130, seconds(5)).await;
     world
         .broker
         .eventually_depth(world.config.queue(), 1, PATIENCE)

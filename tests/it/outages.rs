@@ -299,12 +299,7 @@ async fn throttled_for_a_minute(first: i64) {
     nothing_counted(&metrics);
     // Who stops it does not have to wait for the minute.
     daemon.signal("TERM");
-    assert_eq!(
-        daemon.wait_exit(seconds(10)).await,
-        0,
-        "{}",
-        daemon.output()
-    );
+    daemon.exits_with(0, seconds(10)).await;
     assert_eq!(world.broker.depth(world.config.queue()).await, BACKLOG_U32);
     assert_eq!(world.broker.depth(&world.config.dead_queue()).await, 0);
 }

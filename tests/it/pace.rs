@@ -69,7 +69,7 @@ async fn a_restart_of_the_active_replica_does_not_double_the_rate() {
     queue_events(&world, 240).await;
     deleted(&world, 60).await;
     first.signal("TERM");
-    assert_eq!(first.wait_exit(seconds(20)).await, 0, "{}", first.output());
+    first.exits_with(0, seconds(20)).await;
     deleted(&world, 240).await;
     assert_the_limit_held(&world.sandbox.calls());
     assert_eq!(

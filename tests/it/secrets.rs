@@ -316,7 +316,7 @@ async fn everything_told(world: World) -> String {
         .await;
     told += &pages(&daemon).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(PATIENCE).await, 0, "{}", daemon.output());
+    daemon.exits_with(0, PATIENCE).await;
     told + &daemon.output()
 }
 
@@ -454,7 +454,7 @@ async fn revealed_ids_are_in_the_log_and_still_no_secret() {
     eventually_settled(&daemon, "dead_lettered", 1).await;
     let pages = pages(&daemon).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(PATIENCE).await, 0, "{}", daemon.output());
+    daemon.exits_with(0, PATIENCE).await;
     let output = daemon.output();
     for id in [USER, &*group("plain"), &*group("rejected")] {
         assert!(output.contains(id), "no {id} in\n{output}");
@@ -484,7 +484,7 @@ async fn why_there_is_no_connection_is_told_without_the_signature() {
     assert!(reason.contains(why), "{reason}");
     let pages = pages(&daemon).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(PATIENCE).await, 0, "{}", daemon.output());
+    daemon.exits_with(0, PATIENCE).await;
     let output = daemon.output();
     assert!(output.contains(why), "{output}");
     let metrics = pages.lines().filter(|line| line.starts_with("convgroup_"));
@@ -521,7 +521,7 @@ async fn a_refused_password_is_not_repeated() {
     .await;
     let pages = pages(&daemon).await;
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(PATIENCE).await, 0, "{}", daemon.output());
+    daemon.exits_with(0, PATIENCE).await;
     assert!(refused(&daemon.output()), "{}", daemon.output());
     assert_nothing_is_told("the daemon", &(pages + &daemon.output()), since_s);
 }

@@ -330,7 +330,7 @@ async fn nobody_listening_at_the_brokers_address_is_told_with_the_address() {
     .await;
     shows_state(&daemon, "disconnected").await;
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(PATIENCE).await, 0, "{}", daemon.output());
+    daemon.exits_with(0, PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
