@@ -79,16 +79,9 @@ pub async fn compare<'t>(
         let standing = match depth(&channel, &queue.name).await {
             Ok(_) if !arguments => Standing::Same,
             // It exists: declaring it creates nothing, it only compares.
-            Ok(_) => match declare_queue(&channel, queue).await {
-                Ok(()) => Standing::Same,
-                Err(err @ BrokerError::Topology(_)) => Standing::Differs(err),
-                Err(err) => return Err(err),
-            },
+            Ok(_) => standing(declare_queue(&channel, queue).await)?,
             Err(BrokerError::Failed(_, reply)) if reply.contains("NOT_FOUND") => Standing::Missing,
-            Err(err) => match unseen(err, &queue.name) {
-                err @ BrokerError::Topology(_) => Standing::Differs(err),
-                err => return Err(err),
-            },
+            Err(err) => standing(Err(unseen(err, &queue.name)))?,
         };
         standings.push((queue.name.as_str(), standing));
         close(&channel).await;
@@ -111,15 +104,20 @@ pub async fn compare_exchange(
     let standing = match look_at_exchange(&channel, exchange).await {
         Ok(()) if !arguments => Ok(Standing::Same),
         // It exists: declaring it creates nothing, it only compares.
-        Ok(()) => match declare_exchange(&channel, exchange).await {
-            Ok(()) => Ok(Standing::Same),
-            Err(err @ BrokerError::Topology(_)) => Ok(Standing::Differs(err)),
-            Err(err) => Err(err),
-        },
+        Ok(()) => standing(declare_exchange(&channel, exchange).await),
         Err(err) => exchange_unseen(err, exchange, arguments),
     };
     close(&channel).await;
     standing
+}
+
+/// How an object stands by what came of declaring it or looking at it; a refusal is in words already.
+fn standing(answer: Result<(), BrokerError>) -> Result<Standing, BrokerError> {
+    match answer {
+        Ok(()) => Ok(Standing::Same),
+        Err(err @ BrokerError::Topology(_)) => Ok(Standing::Differs(err)),
+        Err(err) => Err(err),
+    }
 }
 
 /// A queue at this moment.
@@ -235,10 +233,7 @@ fn exchange_unseen(
         BrokerError::Failed(_, reply) if reply.contains("ACCESS_REFUSED") && !declares => {
             Ok(Standing::Unseen)
         }
-        _ => match explained(err, &format!("exchange {exchange}")) {
-            err @ BrokerError::Topology(_) => Ok(Standing::Differs(err)),
-            err => Err(err),
-        },
+        _ => standing(Err(explained(err, &format!("exchange {exchange}")))),
     }
 }
 

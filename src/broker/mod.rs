@@ -11,6 +11,7 @@ pub mod declare;
 pub mod delivery;
 pub mod feed;
 mod greeting;
+pub mod letter;
 pub mod letters;
 pub mod life;
 pub mod publisher;

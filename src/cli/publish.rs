@@ -3,11 +3,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Exit, Failure, progress, say};
+use anyhow::{Context, anyhow};
+
+use super::{Exit, Failure, count, progress, say};
 use crate::broker::feed::Feed;
 use crate::config::Settings;
 use crate::domain::message::{DeleteGroups, decode};
-use anyhow::{Context, anyhow};
 
 /// Most mistakes that are listed before nothing is published.
 const MISTAKES_SHOWN: usize = 10;
@@ -50,9 +51,9 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
         Ok(()) => (events.len(), None),
         Err((confirmed, err)) => (confirmed, Some(err)),
     };
-    let plural = if confirmed == 1 { "" } else { "s" };
     say(&format!(
-        "{confirmed} event{plural} published and confirmed in {:.1} s\n",
+        "{} published and confirmed in {:.1} s\n",
+        count(confirmed, "event"),
         started.elapsed().as_secs_f64()
     ))?;
     match failure {

@@ -59,12 +59,9 @@ async fn the_printed_rights_are_enough_and_no_more() {
         .add_fault(Rule::new(Fault::code(50004)).group("flaky").times(1));
     let running = world.daemon().await;
     let publishing = world
-        .config
-        .clone()
-        .set("CONVGROUP_AMQP__URL", &publisher)
-        .unset("CONVGROUP_HTTP__LISTEN");
-    let publish = ["publish", "--user", "user15", "good", "flaky"];
-    let (code, output) = publishing.args(&publish).spawn().finished(PATIENCE).await;
+        .tool_config(&["publish", "--user", "user15", "good", "flaky"])
+        .set("CONVGROUP_AMQP__URL", &publisher);
+    let (code, output) = publishing.spawn().finished(PATIENCE).await;
     assert_eq!(code, 0, "{output}");
     world.publish_raw(b"broken", persistent()).await;
     eventually_settled(&running, "delayed", 1).await;

@@ -73,11 +73,7 @@ impl World {
 
     /// Declares everything, before a daemon has ever run.
     pub(crate) async fn declare(&self) {
-        let tool = self
-            .config
-            .clone()
-            .args(&["publish", "--user", "first", "a"]);
-        let (code, output) = tool.spawn().finished(PATIENCE).await;
+        let (code, output) = self.tool(&["publish", "--user", "first", "a"]).await;
         assert_eq!(code, 0, "{output}");
         assert_eq!(self.broker.purge(self.config.queue()).await, 1);
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{Desk, moment};
 use crate::broker::delivery::Delivery;
-use crate::broker::letters::properties;
+use crate::broker::letter::properties;
 use crate::cli::{Exit, Failure, count, say};
 use crate::domain::letter::Letter;
 

@@ -15,7 +15,8 @@ use clap::builder::PossibleValuesParser;
 
 use super::{Exit, Failure, count};
 use crate::broker::delivery::Delivery;
-use crate::broker::letters::{Letters, letter};
+use crate::broker::letter::letter;
+use crate::broker::letters::Letters;
 use crate::clock::unix_ms;
 use crate::config::{Amqp, Settings};
 use crate::domain::code::CodeTable;

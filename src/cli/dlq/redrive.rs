@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Desk;
 use crate::broker::BrokerError;
-use crate::broker::letters::{Letters, letter};
+use crate::broker::letter::letter;
+use crate::broker::letters::Letters;
 use crate::cli::{Exit, Failure, count, progress, say};
 use crate::domain::letter::{NextBatch, next_batch};
 use crate::shutdown;
@@ -97,32 +98,25 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
     };
     let bar = progress(total, "redriven");
     // A bar is for people who watch; who reads later wants lines.
-    let told = bar.is_hidden() && !std::io::stderr().is_terminal();
+    let told = !std::io::stderr().is_terminal();
     let pause = Duration::from_secs(1) / plan.rate;
     let (mut redriven, mut batch) = (0, 1);
     let mut left = std::mem::take(&mut desk.meant).into_iter().take(total);
-    let end = loop {
+    let end = 'run: loop {
         let in_batch = batch.min(total - redriven);
         if in_batch == 0 {
             break End::All;
         }
         watch.begin().await?;
-        let mut interrupted = false;
         for (_, delivery) in left.by_ref().take(in_batch) {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    interrupted = true;
-                    break;
-                }
+                () = stop.cancelled() => break 'run End::Interrupted,
                 () = tokio::time::sleep(pause) => {}
             }
             watch.letters.redrive(delivery, &watch.run).await?;
             redriven += 1;
             bar.set_position(redriven as u64);
-        }
-        if interrupted {
-            break End::Interrupted;
         }
         let next = watch.look(in_batch).await?;
         if told {
@@ -167,8 +161,8 @@ struct Watch<'d> {
 
 impl Watch<'_> {
     async fn begin(&mut self) -> Result<(), BrokerError> {
-        self.delays_least = self.letters.delayed().await?;
-        Ok(())
+        self.delays_least = u32::MAX;
+        self.delays().await.map(drop)
     }
 
     /// Waits until a batch is worked off and says how large the next one is, or why to stop.
