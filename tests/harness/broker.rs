@@ -152,11 +152,6 @@ impl Broker {
         expect(queue, self.try_inspect(queue).await).message_count()
     }
 
-    /// How many consumers the queue has; a quorum queue with a single active consumer says 1 however many wait.
-    pub async fn consumer_count(&self, queue: &str) -> u32 {
-        expect(queue, self.try_inspect(queue).await).consumer_count()
-    }
-
     /// Whether there is a queue of this name.
     pub async fn has_queue(&self, queue: &str) -> bool {
         self.try_inspect(queue).await.is_ok()
@@ -186,19 +181,51 @@ impl Broker {
         depth: u32,
         patience: Duration,
     ) -> impl Future<Output = ()> {
+        self.eventually_counts(queue, patience, "messages", depth, Queue::message_count)
+    }
+
+    /// Waits until the queue has exactly `consumers`.
+    ///
+    /// A quorum queue with a single active consumer says 1 however many wait, and a cancelled consumer is one until the
+    /// queue has seen all its acknowledgements (RabbitMQ 3.10), which have no answer: hence there is no single look.
+    #[track_caller]
+    pub fn eventually_consumers(
+        &self,
+        queue: &str,
+        consumers: u32,
+        patience: Duration,
+    ) -> impl Future<Output = ()> {
+        self.eventually_counts(
+            queue,
+            patience,
+            "consumers",
+            consumers,
+            Queue::consumer_count,
+        )
+    }
+
+    #[track_caller]
+    fn eventually_counts(
+        &self,
+        queue: &str,
+        patience: Duration,
+        what: &str,
+        wanted: u32,
+        count: impl Fn(&Queue) -> u32,
+    ) -> impl Future<Output = ()> {
         eventually(
-            &format!("{depth} messages in {queue}"),
+            &format!("{wanted} {what} in {queue}"),
             patience,
             async move || {
                 let found = self
                     .try_inspect(queue)
                     .await
-                    .map_err(|error| format!("{error:#}"))?
-                    .message_count();
-                if found == depth {
+                    .map_err(|error| format!("{error:#}"))?;
+                let found = count(&found);
+                if found == wanted {
                     Ok(())
                 } else {
-                    Err(format!("{found} messages"))
+                    Err(format!("{found} {what}"))
                 }
             },
         )

@@ -105,7 +105,7 @@ async fn reading_shows_headers_and_settles_as_asked() {
     client.eventually_depth("dead", 1, PATIENCE).await;
     assert!(client.read("dead", 1, Settle::Ack).await[0].redelivered);
     client.eventually_depth("dead", 0, PATIENCE).await;
-    assert_eq!(client.consumer_count("dead").await, 0);
+    client.eventually_consumers("dead", 0, PATIENCE).await;
 
     client.publish_many("", "dead", ["a", "b"]).await;
     assert_eq!(client.purge("dead").await, 2);

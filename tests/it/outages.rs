@@ -300,7 +300,10 @@ async fn throttled_for_a_minute(first: i64) {
     // Who stops it does not have to wait for the minute.
     daemon.signal("TERM");
     daemon.exits_with(0, seconds(10)).await;
-    assert_eq!(world.broker.depth(world.config.queue()).await, BACKLOG_U32);
+    world
+        .broker
+        .eventually_depth(world.config.queue(), BACKLOG_U32, PATIENCE)
+        .await;
     assert_eq!(world.broker.depth(&world.config.dead_queue()).await, 0);
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use convgroup_deleter::sandbox::{CallRecord, Fault, Rule};
 
-use crate::harness::{Daemon, Metrics, PATIENCE, Proxy, eventually, shared_node};
+use crate::harness::{Daemon, Metrics, PATIENCE, Proxy, shared_node};
 use crate::world::{World, event, eventually_settled, seconds, settled};
 
 const LIMIT: u32 = 40;
@@ -202,10 +202,11 @@ async fn replicas_that_stand_by_are_ready() {
         .await
         .value("convgroup_state", &[("state", "consuming")]);
     assert_eq!(consuming, 1.0);
-    eventually("one consumer at a time", PATIENCE, async || {
-        world.broker.consumer_count(world.config.queue()).await == 1
-    })
-    .await;
+    // One at a time.
+    world
+        .broker
+        .eventually_consumers(world.config.queue(), 1, PATIENCE)
+        .await;
 }
 
 /// The calls of the replica before are then out of the sliding second.
