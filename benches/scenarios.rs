@@ -178,7 +178,7 @@ impl Stage {
 /// Throughput with the limit off.
 pub(crate) async fn throughput(stage: &Stage) -> anyhow::Result<String> {
     const EVENTS: usize = 20_000;
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 5;
     let mut text = format!(
         "## Throughput, cost and memory\n\n{EVENTS} queued events, 256 in flight, limit off; median of {ROUNDS} runs in turn.\n\n\
          | API latency | | messages/s | CPU per message | peak memory | sandbox's load (of one core) |\n|---|---|---|---|---|---|\n"

@@ -197,7 +197,9 @@ impl Daemon {
                     if std::mem::take(&mut first) {
                         self.suspension.limiter().hold(HANDOVER_PAUSE);
                     }
-                    tasks.spawn(Arc::clone(&self.worker).work_on(delivery, Arc::clone(session)));
+                    // Boxed: it has kilobytes, and a task's state is moved several times.
+                    let work = Arc::clone(&self.worker).work_on(delivery, Arc::clone(session));
+                    tasks.spawn(Box::pin(work));
                 }
             }
         }

@@ -168,17 +168,23 @@ async fn read(mut response: Response, usersig: &UserSig) -> Reply {
         }
     }
     match serde_json::from_slice::<ReplyBody>(&body) {
-        Ok(ReplyBody { code, info }) => {
-            // The text may repeat the URL, and goes into headers.
-            let usersig = usersig.expose();
-            let info = info.as_str().unwrap_or_default();
-            let info = info
-                .replace(&format!("usersig={usersig}"), "…")
-                .replace(usersig, "…");
-            Reply::Answer { code, info }
-        }
+        Ok(ReplyBody { code, info }) => Reply::Answer {
+            code,
+            info: without(usersig, info.as_str().unwrap_or_default()),
+        },
         Err(_) => Reply::BadBody,
     }
+}
+
+/// The API's text without the signature: it may repeat the URL, and goes into headers.
+fn without(usersig: &UserSig, info: &str) -> String {
+    // Good answers have no text, and searching one for something that long costs more than parsing the answer.
+    if info.is_empty() {
+        return String::new();
+    }
+    let usersig = usersig.expose();
+    info.replace(&format!("usersig={usersig}"), "…")
+        .replace(usersig, "…")
 }
 
 /// What kept a reply from arriving. The error itself goes no further: it may print the URL.
