@@ -8,7 +8,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::domain::code::{Class, CodeTable, PANIC};
+use crate::domain::code::{Class, CodeTable};
 use crate::domain::decide::{DEAD_LETTER_KINDS, Outcome};
 
 /// The content type of [`Metrics::encode`]: Prometheus text format 0.0.4.
@@ -174,7 +174,7 @@ impl Metrics {
                 .dead_letters_total
                 .with_label_values(&[cause.label(), class]);
         }
-        for row in codes.rows().filter(|row| row.code != PANIC) {
+        for row in codes.answers() {
             metrics
                 .api_requests_total
                 .with_label_values(&[&*row.label, row.class.label()]);

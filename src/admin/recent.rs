@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use crate::domain::code::{Class, CodeTable, PANIC};
+use crate::domain::code::{Class, CodeTable, meaning};
 use crate::domain::decide::Outcome;
 use crate::metrics::Metrics;
 
@@ -154,18 +154,14 @@ fn remember(notes: &mut VecDeque<Note>, now: Note) {
 /// All label pairs of `convgroup_api_requests_total`. Rows of the table that share a pair are told in one.
 fn answers(codes: &CodeTable) -> Vec<Answer> {
     let mut answers: Vec<Answer> = Vec::new();
-    for row in codes.rows().filter(|row| row.code != PANIC) {
-        let known = answers
-            .iter_mut()
-            .find(|answer| answer.label == row.label && answer.class == row.class);
-        match known {
-            Some(answer) if answer.meaning.contains(&row.meaning) => {}
-            Some(answer) => answer.meaning = format!("{}; {}", answer.meaning, row.meaning),
-            None => answers.push(Answer {
+    for row in codes.answers() {
+        let told = |answer: &Answer| answer.label == row.label && answer.class == row.class;
+        if !answers.iter().any(told) {
+            answers.push(Answer {
                 label: row.label.clone(),
                 class: row.class,
-                meaning: row.meaning.clone(),
-            }),
+                meaning: meaning(&codes.behind(&row.label, |class| class == row.class)),
+            });
         }
     }
     answers

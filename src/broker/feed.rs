@@ -6,7 +6,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm
 
 use super::connect::connect_any;
 use super::publisher::confirm_channel;
-use super::{BrokerError, bounded, declare};
+use super::{BrokerError, bounded, declare, told_of_alarm};
 use crate::clock::unix_s;
 use crate::config::Amqp;
 use crate::domain::topology::ROUTING_KEY;
@@ -17,8 +17,7 @@ const WINDOW: usize = 256;
 /// A connection for publishing events.
 #[derive(Debug)]
 pub struct Feed {
-    // Closes when it is dropped.
-    _connection: Connection,
+    connection: Connection,
     channel: Channel,
     exchange: String,
 }
@@ -36,7 +35,7 @@ impl Feed {
         }
         let channel = confirm_channel(&connection).await?;
         Ok(Self {
-            _connection: connection,
+            connection,
             channel,
             exchange: amqp.topology.exchange.clone(),
         })
@@ -71,7 +70,7 @@ impl Feed {
             );
             let confirm = bounded("publishing", published)
                 .await
-                .map_err(|err| (confirmed, err))?;
+                .map_err(|err| (confirmed, told_of_alarm(err, &self.connection)))?;
             waiting.push_back(confirm);
         }
         while !waiting.is_empty() {
@@ -111,7 +110,7 @@ impl Feed {
                 *confirmed,
                 BrokerError::Failed("publishing", "the channel has no confirms".to_owned()),
             )),
-            Err(err) => Err((*confirmed, err)),
+            Err(err) => Err((*confirmed, told_of_alarm(err, &self.connection))),
         }
     }
 }

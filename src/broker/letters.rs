@@ -19,11 +19,11 @@ use tokio::sync::watch::Sender;
 
 use super::connect::connect_any;
 use super::delivery::Delivery;
-use super::letter::{Print, print};
+use super::letter::{Fingerprint, fingerprint};
 use super::life::Life;
 use super::publisher::Publisher;
 use super::successor::redriven;
-use super::{BrokerError, bounded, declare, watch};
+use super::{BrokerError, bounded, declare, told_of_alarm, watch};
 use crate::config::Amqp;
 use crate::domain::topology::Topology;
 use crate::metrics::Metrics;
@@ -31,15 +31,15 @@ use crate::metrics::Metrics;
 /// How many letters one consumer holds. Without a number a quorum queue gives out 2,000 and no more; this is the largest there is.
 const HELD_MAX: u16 = u16::MAX;
 /// How long the next letter may take before a snapshot counts as all that can be had.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_MAX: Duration = Duration::from_secs(5);
 /// How long to wait for the connection's own word on why something failed.
-const EVENT: Duration = Duration::from_secs(1);
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// How long to wait for another tool that reads the same letters.
-const OTHERS: Duration = Duration::from_secs(5);
+const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// How long the broker may take to put back what was held; the tool goes on then all the same.
-const BACK: Duration = Duration::from_secs(5);
+const RETURN_WAIT: Duration = Duration::from_secs(5);
 /// How often a queue is looked at meanwhile.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// After so many acks in a row the broker is asked something on the same channel: it then has had the time to carry them out.
 const ACKS_IN_A_ROW: u32 = 16;
 /// How long the last acks get before the channel is closed.
@@ -51,8 +51,7 @@ const ROUNDS: u32 = 8;
 #[derive(Debug)]
 pub struct Letters {
     reading: Connection,
-    // Closes when it is dropped.
-    _publishing: Connection,
+    publishing: Connection,
     hands: Vec<Hand>,
     arriving: SelectAll<Consumer>,
     publisher: Publisher,
@@ -61,7 +60,7 @@ pub struct Letters {
     /// For questions: a refusal there must not let go of what is held.
     asking: Channel,
     /// How many letters like this have arrived and were not removed.
-    here: HashMap<Print, Count>,
+    here: HashMap<Fingerprint, Count>,
     /// Letters delivered and not removed: they go back at the end.
     held: u32,
     acks: u32,
@@ -74,7 +73,7 @@ struct Hand {
     tag: String,
 }
 
-/// How many letters of one print there are.
+/// How many letters of one fingerprint there are.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     kept: u32,
@@ -101,7 +100,7 @@ impl Letters {
         let asking = bounded("opening a channel", reading.create_channel()).await?;
         let mut letters = Self {
             reading,
-            _publishing: publishing,
+            publishing,
             hands: Vec::new(),
             arriving: SelectAll::new(),
             publisher,
@@ -122,7 +121,7 @@ impl Letters {
     /// whatever comes next fails for a reason that says nothing.
     async fn told(&self, err: BrokerError) -> BrokerError {
         if matches!(err, BrokerError::Failed(..) | BrokerError::Lost(_)) {
-            let _ = tokio::time::timeout(EVENT, self.life.over()).await;
+            let _ = tokio::time::timeout(CAUSE_WAIT, self.life.over()).await;
         }
         if self.life.met_unreadable() {
             return BrokerError::Topology(format!(
@@ -144,7 +143,7 @@ impl Letters {
                  Nothing was done; try again",
                 received.len(),
                 self.topology.dead.name,
-                IDLE.as_secs()
+                IDLE_MAX.as_secs()
             )));
         }
         Ok(received)
@@ -166,14 +165,14 @@ impl Letters {
                 }
                 self.let_go().await;
             }
-            if began.elapsed() > OTHERS {
+            if began.elapsed() > BUSY_WAIT {
                 return Err(BrokerError::Busy(format!(
                     "something else reads {dead} now (consumers: {}), and what it holds can't be seen: another `dlq`? Try \
                      again when it has ended",
                     seen.consumers
                 )));
             }
-            tokio::time::sleep(LOOK.mul_f64(1.0 + 9.0 * rand::random::<f64>())).await;
+            tokio::time::sleep(LOOK_INTERVAL.mul_f64(1.0 + 9.0 * rand::random::<f64>())).await;
         }
     }
 
@@ -198,7 +197,7 @@ impl Letters {
     async fn receive(&mut self, there: u32) -> Result<Vec<Delivery>, BrokerError> {
         let mut received = Vec::new();
         while received.len() < there as usize {
-            match self.arrived(IDLE).await? {
+            match self.arrived(IDLE_MAX).await? {
                 Some(delivery) => received.push(delivery),
                 None => break,
             }
@@ -219,7 +218,10 @@ impl Letters {
             Ok(Some(Ok(delivery))) => {
                 let delivery = Delivery::new(delivery, Arc::clone(&self.life));
                 self.held += 1;
-                self.here.entry(print(&delivery.message)).or_default().kept += 1;
+                self.here
+                    .entry(fingerprint(&delivery.message))
+                    .or_default()
+                    .kept += 1;
                 Ok(Some(delivery))
             }
             Ok(Some(Err(err))) => {
@@ -241,7 +243,8 @@ impl Letters {
         let properties = redriven(&letter.message, run);
         self.publisher
             .publish(&self.topology.main.name, properties, &letter.message.body)
-            .await?;
+            .await
+            .map_err(|err| told_of_alarm(err, &self.publishing))?;
         self.remove(letter).await
     }
 
@@ -250,10 +253,10 @@ impl Letters {
     /// # Errors
     /// The letter then stays here.
     pub async fn remove(&mut self, letter: Delivery) -> Result<(), BrokerError> {
-        let print = print(&letter.message);
+        let known_by = fingerprint(&letter.message);
         letter.receipt.ack().await?;
         self.held -= 1;
-        let count = self.here.entry(print).or_default();
+        let count = self.here.entry(known_by).or_default();
         count.kept = count.kept.saturating_sub(1);
         count.removed += 1;
         self.acks += 1;
@@ -285,7 +288,7 @@ impl Letters {
         Ok(back)
     }
 
-    /// One round of it. Only what was delivered before can be a letter that came back, and only as many of one print as are too
+    /// One round of it. Only what was delivered before can be a letter that came back, and only as many of one fingerprint as are too
     /// many.
     async fn remove_again(&mut self) -> Result<u32, BrokerError> {
         let mut known = std::mem::take(&mut self.here);
@@ -293,7 +296,7 @@ impl Letters {
         let received = self.receive(there).await?;
         let mut again = 0;
         for delivery in received {
-            let Some(count) = known.get_mut(&print(&delivery.message)) else {
+            let Some(count) = known.get_mut(&fingerprint(&delivery.message)) else {
                 continue;
             };
             if !delivery.message.redelivered {
@@ -334,10 +337,10 @@ impl Letters {
                 .await
                 .is_ok_and(|seen| seen.ready < held || seen.consumers > 0)
             {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(LOOK_INTERVAL).await;
             }
         };
-        let _ = tokio::time::timeout(BACK, back).await;
+        let _ = tokio::time::timeout(RETURN_WAIT, back).await;
     }
 
     /// Ends the session. Without this the broker gives back what is held as well, a moment later.

@@ -25,6 +25,7 @@ mod watch;
 use std::future::Future;
 use std::time::Duration;
 
+use lapin::Connection;
 use thiserror::Error;
 
 /// How long one operation at the broker may take. Healthy ones take milliseconds, an election about a second, a first start of
@@ -52,6 +53,18 @@ pub enum BrokerError {
     /// The session ended before.
     #[error("the session with the broker is over: {0}")]
     Lost(String),
+}
+
+/// What a missing answer means on a connection that the broker does not read.
+fn told_of_alarm(err: BrokerError, publishing: &Connection) -> BrokerError {
+    match err {
+        BrokerError::Deadline(what) if publishing.status().blocked() => BrokerError::Failed(
+            what,
+            "the broker takes no publishes now: a memory or disk alarm is on (`rabbitmq-diagnostics alarms` says which and where)"
+                .to_owned(),
+        ),
+        err => err,
+    }
 }
 
 /// Runs one operation under the deadline.

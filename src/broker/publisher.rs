@@ -1,7 +1,6 @@
 //! Publishing a successor so that it is safe to ack the original.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
@@ -11,7 +10,7 @@ use super::life::Life;
 use super::{BrokerError, OPERATION_DEADLINE, bounded};
 use crate::intervals::Intervals;
 
-/// How often a publish that the broker refused with a nack is tried again. RabbitMQ 3.10 nacks during an election, which takes
+/// How often a publish is tried at most that the broker refuses with a nack. RabbitMQ 3.10 nacks during an election, which takes
 /// about half a second; the pauses between these tries add up to several seconds.
 const NACKED_TRIES_MAX: u32 = 5;
 
@@ -88,14 +87,15 @@ impl Publisher {
         body: &[u8],
     ) -> Result<(), BrokerError> {
         let mut pauses = Intervals::reconnect();
-        for _ in 0..NACKED_TRIES_MAX {
+        for number in 1..=NACKED_TRIES_MAX {
             match self.once(queue, properties.clone(), body).await? {
                 Confirmation::Ack(None) => return Ok(()),
                 Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
                     return Err(BrokerError::Topology(format!(
-                        "queue {queue} does not exist: a message was returned"
+                        "queue {queue} does not exist: a message was returned; `convgroup-deleter topology apply` declares it"
                     )));
                 }
+                Confirmation::Nack(None) if number == NACKED_TRIES_MAX => break,
                 Confirmation::Nack(None) => tokio::time::sleep(pauses.next_pause()).await,
                 Confirmation::NotRequested => {
                     return Err(BrokerError::Failed(
@@ -107,7 +107,10 @@ impl Publisher {
         }
         Err(BrokerError::Failed(
             "publishing",
-            format!("the broker refused {NACKED_TRIES_MAX} times"),
+            format!(
+                "the broker refused {NACKED_TRIES_MAX} times to take a message for {queue}: a length limit set by a policy is \
+                 reached, or the queue has lost the majority of its members"
+            ),
         ))
     }
 
@@ -142,11 +145,8 @@ impl Publisher {
     }
 
     async fn unblocked(&self) {
-        let mut blocked = self.blocked.subscribe();
-        while *blocked.borrow_and_update() {
-            // The sender lives as long as this publisher: the wait can't fail.
-            let _ = tokio::time::timeout(Duration::from_mins(1), blocked.changed()).await;
-        }
+        // The sender lives as long as this publisher: the wait can't fail.
+        let _ = self.blocked.subscribe().wait_for(|blocked| !blocked).await;
     }
 }
 

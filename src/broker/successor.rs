@@ -4,7 +4,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::delivery::Message;
 use crate::domain::attempt::{ATTEMPT, FIRST_SEEN};
-use crate::domain::decide::{Destination, Successor, reported_class};
+use crate::domain::decide::{Destination, Successor};
 
 pub(super) const CAUSE: &str = "convgroup-cause";
 pub(super) const CODE: &str = "convgroup-code";
@@ -22,9 +22,9 @@ const TRACEPARENT_BYTES_MAX: usize = 256;
 
 /// Properties for a copy of `message`.
 ///
-/// `message_id`, `correlation_id`, `timestamp`, `content_type` and foreign headers survive. Left out are: `expiration` (it
-/// would make the copy vanish), `user_id` (the broker refuses a foreign one), and the headers in [`is_left_out`]. If the rest
-/// would not fit half a frame, only ours and `traceparent` travel.
+/// What [`carried`] keeps and foreign headers survive. Left out are: `expiration` (it would make the copy vanish), `user_id` (the
+/// broker refuses a foreign one), `priority` (our queues have none), and the headers in [`is_left_out`]. If the rest would not fit
+/// half a frame, only ours and `traceparent` travel.
 #[must_use]
 pub fn properties(
     message: &Message,
@@ -38,7 +38,7 @@ pub fn properties(
         .as_ref()
         .map(foreign)
         .unwrap_or_default();
-    let ours = ours(message, successor, now_ms);
+    let ours = ours(successor, now_ms);
     let fits = table_bytes(&foreign) + table_bytes(&ours) <= frame_max as usize / 2;
     let mut headers = if fits { foreign } else { rescued(&foreign) };
     for (name, value) in ours.inner() {
@@ -123,7 +123,7 @@ fn rescued(foreign: &FieldTable) -> FieldTable {
     rescued
 }
 
-fn ours(message: &Message, successor: &Successor, now_ms: i64) -> FieldTable {
+fn ours(successor: &Successor, now_ms: i64) -> FieldTable {
     let mut ours = FieldTable::default();
     let mut text = |name: &str, value: &str| {
         ours.insert(ShortString::from(name), AMQPValue::LongString(value.into()));
@@ -131,13 +131,11 @@ fn ours(message: &Message, successor: &Successor, now_ms: i64) -> FieldTable {
     if let Destination::Dead(cause) = successor.to {
         text(CAUSE, cause.label());
     }
-    match &successor.verdict {
-        Some(verdict) => {
-            text(CODE, &verdict.row.label);
-            text(CLASS, reported_class(verdict.class()).label());
-        }
-        None if matches!(successor.to, Destination::Dead(_)) => text(CLASS, "malformed"),
-        None => {}
+    if let Some(verdict) = &successor.verdict {
+        text(CODE, &verdict.row.label);
+    }
+    if let Some(class) = successor.class() {
+        text(CLASS, class);
     }
     if !successor.info.is_empty() {
         text(INFO, &successor.info);
@@ -146,13 +144,7 @@ fn ours(message: &Message, successor: &Successor, now_ms: i64) -> FieldTable {
         ours.insert(ShortString::from(name), AMQPValue::LongLongInt(value));
     };
     number(ATTEMPT, i64::from(successor.attempt.failures));
-    number(
-        FIRST_SEEN,
-        message
-            .attempt(now_ms)
-            .first_seen_ms
-            .min(successor.attempt.first_seen_ms),
-    );
+    number(FIRST_SEEN, successor.attempt.first_seen_ms);
     number(FAILED_AT, now_ms);
     ours
 }

@@ -1,4 +1,5 @@
 //! Opens one session after the other, for as long as it takes.
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ pub struct Supervisor {
     sessions: u64,
     last: Option<Arc<Life>>,
     isolating: Option<Instant>,
-    last_error: String,
+    /// What kept us from each node the last time.
+    last_errors: HashMap<usize, String>,
 }
 
 impl Supervisor {
@@ -36,7 +38,7 @@ impl Supervisor {
             sessions: 0,
             last: None,
             isolating: None,
-            last_error: String::new(),
+            last_errors: HashMap::new(),
         }
     }
 
@@ -64,7 +66,8 @@ impl Supervisor {
             tokio::time::sleep(pause).await;
         }
         loop {
-            let address = &self.amqp.nodes[self.next_node % self.amqp.nodes.len()];
+            let node = self.next_node % self.amqp.nodes.len();
+            let address = &self.amqp.nodes[node];
             match Session::open(address, &self.amqp, prefetch, Arc::clone(&self.metrics)).await {
                 Ok(session) => {
                     tracing::info!(amqp.node = %address, "connected to the broker");
@@ -78,13 +81,13 @@ impl Supervisor {
                     }
                     self.sessions += 1;
                     self.last = Some(Arc::clone(session.life()));
-                    self.last_error.clear();
+                    self.last_errors.clear();
                     return session;
                 }
                 Err(err) => {
                     let pause = self.pauses.next_pause();
                     let error = err.to_string();
-                    if error == self.last_error {
+                    if self.last_errors.get(&node) == Some(&error) {
                         tracing::debug!(amqp.node = %address, error = %err, "no session with the broker yet");
                     } else {
                         tracing::warn!(
@@ -94,7 +97,7 @@ impl Supervisor {
                         );
                     }
                     told(format!("{address}: {error}"));
-                    self.last_error = error;
+                    self.last_errors.insert(node, error);
                     self.next_node += 1;
                     tokio::time::sleep(pause).await;
                 }

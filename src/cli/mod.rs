@@ -150,7 +150,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let file = cli.config.or_else(named);
     let settings = Settings::load(file.as_deref(), variables()?);
     match cli.command {
-        Command::Run => run::run(&settings).await,
+        Command::Run => Box::pin(run::run(&settings)).await,
         Command::Publish(args) => publish::publish(&settings, args).await,
         Command::Check(args) => check::check(&settings, args).await,
         Command::Explain(args) => explain::explain(&settings, &args),

@@ -68,6 +68,16 @@ impl Class {
         }
     }
 
+    /// The class that a dead or delayed copy carries. An `account` or `signature` answer that a message ended with was answered
+    /// while the probe was healthy: it is treated, and reported, as `unknown`.
+    #[must_use]
+    pub const fn reported(self) -> Self {
+        match self {
+            Self::Account | Self::Signature => Self::Unknown,
+            class => class,
+        }
+    }
+
     /// What happens to a message whose call ended in this class, in words.
     #[must_use]
     pub const fn consequence(self) -> &'static str {
@@ -85,7 +95,7 @@ impl Class {
                 "a new UserSig is signed, once, and the call repeated; still refused, it is treated as account"
             }
             Self::Account => {
-                "the probe is asked; if it agrees, the daemon suspends and hands the messages back; never a dead letter"
+                "the probe is asked; if it agrees, the daemon suspends and hands the messages back; account healthy: treated as unknown"
             }
             Self::Unknown => {
                 "the probe is asked; account healthy: counted retries, then a dead letter (exhausted); else the daemon suspends"
@@ -188,6 +198,18 @@ impl Verdict {
     }
 }
 
+/// What rows that share a label mean, each meaning once.
+#[must_use]
+pub fn meaning(rows: &[&Row]) -> String {
+    let mut meanings: Vec<&str> = Vec::new();
+    for row in rows {
+        if !meanings.contains(&row.meaning.as_str()) {
+            meanings.push(&row.meaning);
+        }
+    }
+    meanings.join("; ")
+}
+
 /// The table, looked up by reply.
 #[derive(Clone, Debug)]
 pub struct CodeTable {
@@ -258,6 +280,29 @@ impl CodeTable {
                 code: code.to_owned(),
                 ..(*self.rows[OTHER]).clone()
             },
+        }
+    }
+
+    /// The rows that the API's answers can match: all but the one for this program's own fault.
+    pub fn answers(&self) -> impl Iterator<Item = &Row> {
+        self.rows().filter(|row| row.code != PANIC)
+    }
+
+    /// The rows that a label stands for, of those classes that fit, in the order of the table: several share `http_4xx`. None
+    /// fits any more where an override has changed the class since: then all with the label; and for a label that no row has
+    /// (any more), the row of unlisted codes.
+    #[must_use]
+    pub fn behind(&self, label: &str, fits: impl Fn(Class) -> bool) -> Vec<&Row> {
+        let labelled: Vec<&Row> = self.rows().filter(|row| row.label == label).collect();
+        let fitting: Vec<&Row> = labelled
+            .iter()
+            .copied()
+            .filter(|row| fits(row.class))
+            .collect();
+        match (fitting.is_empty(), labelled.is_empty()) {
+            (false, _) => fitting,
+            (true, false) => labelled,
+            (true, true) => vec![&*self.rows[OTHER]],
         }
     }
 
@@ -445,6 +490,30 @@ mod tests {
             (verdict.class(), verdict.row.label.as_str()),
             (Class::Rejected, OTHER)
         );
+    }
+
+    #[test]
+    fn a_label_and_a_class_lead_back_to_their_rows() {
+        let overrides = BTreeMap::from([("50001".to_owned(), Class::Transient)]);
+        let table = CodeTable::new(&overrides);
+        let codes = |label, class| {
+            let rows = table.behind(label, |found| found == class);
+            rows.iter().map(|row| row.code.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(codes("http_4xx", Class::Transient), ["http_408"]);
+        assert_eq!(
+            codes("http_4xx", Class::Account),
+            ["http_401", "http_403", "http_404"]
+        );
+        assert_eq!(
+            codes("50001", Class::Rejected),
+            ["50001"],
+            "died before the override"
+        );
+        assert_eq!(codes("12345", Class::Unknown), ["other"]);
+        let account = table.behind("http_4xx", |class| class == Class::Account);
+        let told = meaning(&account);
+        assert!(told.contains("401") && told.contains("404"), "{told}");
     }
 
     #[test]

@@ -89,24 +89,15 @@ impl Cause {
     }
 }
 
-/// The class that a dead or delayed copy carries: that of its verdict, or `malformed`.
-///
-/// An `account` or `signature` answer that ended here was answered while the probe was healthy: by the contract it is treated,
-/// and reported, as `unknown`.
-#[must_use]
-pub const fn reported_class(class: Class) -> Class {
-    match class {
-        Class::Account | Class::Signature => Class::Unknown,
-        class => class,
-    }
-}
+/// The class of a dead letter whose event can't be read.
+pub const MALFORMED: &str = Cause::Malformed.label();
 
 /// All pairs of cause and class that a dead letter can have.
 pub const DEAD_LETTER_KINDS: [(Cause, &str); 4] = [
     (Cause::Rejected, "rejected"),
     (Cause::Exhausted, "transient"),
     (Cause::Exhausted, "unknown"),
-    (Cause::Malformed, "malformed"),
+    (Cause::Malformed, MALFORMED),
 ];
 
 /// A successor of the message, to be published and confirmed before the message is acked.
@@ -122,6 +113,18 @@ pub struct Successor {
     pub verdict: Option<Verdict>,
     /// The text of `convgroup-info`.
     pub info: String,
+}
+
+impl Successor {
+    /// The class that it reports, in headers and metrics; none for names that were not tried to their end.
+    #[must_use]
+    pub fn class(&self) -> Option<&'static str> {
+        match (&self.verdict, self.to) {
+            (Some(verdict), _) => Some(verdict.class().reported().label()),
+            (None, Destination::Dead(_)) => Some(MALFORMED),
+            (None, Destination::Tier(_)) => None,
+        }
+    }
 }
 
 /// Where a successor goes.

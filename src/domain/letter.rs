@@ -1,25 +1,28 @@
 //! A dead letter, as far as its headers tell: what the tools group and filter by.
 use std::time::Duration;
 
+use super::decide::{Cause, DEAD_LETTER_KINDS, MALFORMED};
+
 /// The cause of a dead letter that the broker itself made: it was delivered too often.
 pub const DELIVERY_LIMIT: &str = "delivery_limit";
 /// What stands for a header that is not there.
 pub const NONE: &str = "-";
-/// What a cause can be: written by the daemon; by the broker, of which the first comes to pass with our queues; and none, where
-/// somebody else published the letter.
+/// What a cause can be: three that the daemon writes; three of the broker's, of which only [`DELIVERY_LIMIT`] can happen to the
+/// queues as the daemon declares them; and none, where somebody else published the letter.
 pub const CAUSES: [&str; 7] = [
-    "rejected",
-    "exhausted",
+    Cause::Rejected.label(),
+    Cause::Exhausted.label(),
     MALFORMED,
     DELIVERY_LIMIT,
     "expired",
     "maxlen",
     NONE,
 ];
-/// The cause, and the class, of an event that can't be read.
-pub const MALFORMED: &str = "malformed";
 /// What a class can be.
-pub const CLASSES: [&str; 4] = ["rejected", "transient", "unknown", MALFORMED];
+pub const CLASSES: [&str; 4] = {
+    let [(_, a), (_, b), (_, c), (_, d)] = DEAD_LETTER_KINDS;
+    [a, b, c, d]
+};
 
 /// What is known about one dead letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

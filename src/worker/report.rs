@@ -3,7 +3,7 @@ use super::{Judged, Worker};
 use crate::broker::delivery::Message;
 use crate::clock::unix_ms;
 use crate::domain::code::Verdict;
-use crate::domain::decide::{Decision, Destination, NameEnd, Outcome, Successor, reported_class};
+use crate::domain::decide::{Decision, Destination, MALFORMED, NameEnd, Outcome, Successor};
 
 impl Worker {
     pub(super) fn settled(&self, message: &Message, judged: &Judged) {
@@ -38,10 +38,7 @@ impl Worker {
         names(Outcome::Gone, ended(&NameEnd::Gone));
         for successor in successors {
             if let Destination::Dead(cause) = successor.to {
-                let class = successor
-                    .verdict
-                    .as_ref()
-                    .map_or("malformed", |v| reported_class(v.class()).label());
+                let class = successor.class().unwrap_or(MALFORMED);
                 metrics
                     .dead_letters_total
                     .with_label_values(&[cause.label(), class])
@@ -60,7 +57,9 @@ impl Worker {
         }
         let verdict = verdict(judged);
         let code = verdict.map_or("", |verdict| verdict.row.label.as_str());
-        let class = verdict.map_or("", |verdict| reported_class(verdict.class()).label());
+        let class = verdict.map_or("", |verdict| verdict.class().reported().label());
+        // What the label hides: which number it was, which status, what kept the call from connecting.
+        let answer = verdict.map_or("", |verdict| verdict.answer.as_str());
         let meaning = verdict.map_or("", |verdict| verdict.row.meaning.as_str());
         let attempt = attempt(message, judged);
         let (user, groups, count, malformed) = match &judged.event {
@@ -88,6 +87,7 @@ impl Worker {
                     group.count = count,
                     error.code = code,
                     error.class = class,
+                    error.answer = answer,
                     error.meaning = meaning,
                     error.malformed = malformed,
                     "settled"

@@ -283,6 +283,10 @@ async fn a_memory_alarm_holds_up_dead_letters_only() {
         "{}",
         daemon.output()
     );
+    // Who publishes by hand is told what holds it up.
+    let (code, output) = passing.tool(&["publish", "--user", "u", "g"]).await;
+    assert_ne!(code, 0, "{output}");
+    assert!(output.contains("alarm is on"), "{output}");
     node.memory_alarm(false).await;
     let metrics = eventually_settled(&daemon, "dead_lettered", 1).await;
     assert_eq!(metrics.sum("convgroup_settle_failures_total"), 0.0);

@@ -440,6 +440,8 @@ async fn what_makes_no_sense_is_refused_before_anything_happens() {
     for (args, told) in [
         (&["ls", "--code", "bogus"][..], "not in the error table"),
         (&["ls", "--code", "99999"], "`other`"),
+        // More than the one that was named would match.
+        (&["purge", "--code", "http_404", "--yes"], "`http_4xx`"),
         (&["ls", "--cause", "bogus"], "delivery_limit"),
         (&["ls", "--class", "gone"], "transient"),
         (&["ls", "--message-id", ""], "--message-id is empty"),

@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::{Desk, moment};
 use crate::cli::{Exit, Failure, count, say};
-use crate::domain::code::CodeTable;
-use crate::domain::letter::{DELIVERY_LIMIT, Letter, MALFORMED, NONE};
+use crate::domain::code::{self, CodeTable, Row};
+use crate::domain::decide::MALFORMED;
+use crate::domain::letter::{DELIVERY_LIMIT, Letter, NONE};
 use crate::domain::message::decode;
 use crate::telemetry::Ids;
 
@@ -43,7 +44,7 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
     }
     for ((cause, class, code), group) in &groups {
         let (oldest, newest) = (moment(group.oldest), moment(group.newest));
-        let meaning = meaning(&desk.codes, cause, code);
+        let meaning = meaning(&desk.codes, cause, class, code);
         if json {
             let line = json!({ "cause": cause, "class": class, "code": code, "letters": group.count,
                                "oldest": oldest, "newest": newest, "meaning": meaning });
@@ -93,7 +94,7 @@ pub(super) fn show(
             ),
             Err(malformed) => (String::new(), String::new(), malformed.to_string()),
         };
-        let meaning = meaning(&desk.codes, &letter.cause, &letter.code);
+        let meaning = meaning(&desk.codes, &letter.cause, &letter.class, &letter.code);
         let outlook = outlook(&desk.codes, letter);
         // The API's text may name users and groups.
         let info = match letter.info.as_str() {
@@ -162,14 +163,19 @@ pub(super) fn show(
     Ok(Exit::Done)
 }
 
-fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
+fn meaning(codes: &CodeTable, cause: &str, class: &str, code: &str) -> String {
     match (cause, code) {
         (MALFORMED, _) => "the event can't be read".to_owned(),
         (NONE, _) => "neither the daemon nor the broker put it here: somebody published to this queue".to_owned(),
         (DELIVERY_LIMIT, _) => "delivered too often without being settled: handed back again and again, or unreadable to the daemon".to_owned(),
         (_, "") => String::new(),
-        (_, code) => codes.explain(code).meaning,
+        (_, code) => code::meaning(&behind(codes, class, code)),
     }
+}
+
+/// The rows of the table that a letter's class and code stand for.
+fn behind<'c>(codes: &'c CodeTable, class: &str, code: &str) -> Vec<&'c Row> {
+    codes.behind(code, |found| found.reported().label() == class)
 }
 
 /// A body as text that does nothing to a terminal.
@@ -193,11 +199,14 @@ fn outlook(codes: &CodeTable, letter: &Letter) -> String {
         }
         DELIVERY_LIMIT => "tried from the start".to_owned(),
         _ if letter.code.is_empty() => "tried from the start".to_owned(),
-        _ => format!(
-            "tried from the start; if the API still answers {}: {}",
-            letter.code,
-            codes.explain(&letter.code).class.consequence()
-        ),
+        _ => {
+            let class = behind(codes, &letter.class, &letter.code)[0].class;
+            format!(
+                "tried from the start; if the API still answers {}: {}",
+                letter.code,
+                class.reported().consequence()
+            )
+        }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::broker::letters::Letters;
 use crate::clock::unix_ms;
 use crate::config::{Amqp, Settings};
 use crate::domain::code::CodeTable;
-use crate::domain::letter::{CAUSES, CLASSES, Filter, Letter, MALFORMED};
+use crate::domain::decide::MALFORMED;
+use crate::domain::letter::{CAUSES, CLASSES, Filter, Letter};
 use crate::metrics::Metrics;
 use crate::telemetry::Ids;
 
@@ -124,7 +125,7 @@ struct Which {
     /// With this class.
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(CLASSES))]
     class: Vec<String>,
-    /// With this code: 51011, timeout, `http_5xx`, other.
+    /// With this code, as `dlq ls` shows it: 51011, timeout, `http_5xx`, other.
     #[arg(long, value_delimiter = ',')]
     code: Vec<String>,
     /// With this message id.
@@ -141,15 +142,17 @@ struct Which {
 impl Which {
     fn filter(&self, codes: &CodeTable) -> Result<Filter, Failure> {
         let usage = |problem: String| Failure::new(Exit::Usage, anyhow!(problem));
-        let label = |code: &String| {
-            if codes.lists(code) {
-                Ok(codes.explain(code).label)
-            } else {
-                Err(usage(format!(
-                    "--code {code}: not in the error table (`convgroup-deleter explain` prints it); letters with an unlisted \
-                     code have the code `other`"
-                )))
-            }
+        // Letters carry labels. One that several codes share is never chosen for somebody who named one of them.
+        let label = |code: &String| match codes.explain(code).label {
+            _ if !codes.lists(code) => Err(usage(format!(
+                "--code {code}: not in the error table (`convgroup-deleter explain` prints it); letters with an unlisted \
+                 code have the code `other`"
+            ))),
+            label if label == *code => Ok(label),
+            label => Err(usage(format!(
+                "--code {code}: letters carry `{label}` for it, as for other answers; --code {label} takes them all (`dlq show \
+                 --reveal-ids` tells which answer each one had)"
+            ))),
         };
         if let (Some(older), Some(newer)) = (self.older_than, self.newer_than)
             && older > newer

@@ -6,6 +6,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::Desk;
@@ -114,7 +115,11 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
                 () = stop.cancelled() => break 'run End::Interrupted,
                 () = tokio::time::sleep(pause) => {}
             }
-            watch.letters.redrive(delivery, &watch.run).await?;
+            let sent = watch.letters.redrive(delivery, &watch.run).await;
+            sent.with_context(|| {
+                let untouched = count(total - redriven, "letter");
+                format!("stopped after {redriven} redriven; {untouched} not touched")
+            })?;
             redriven += 1;
             bar.set_position(redriven as u64);
         }
