@@ -25,3 +25,11 @@ pub fn unix_ms() -> i64 {
 pub fn unix_seconds() -> f64 {
     since_epoch().as_secs_f64()
 }
+
+/// A moment as people read it (RFC 3339, whole seconds), from unix seconds; none beyond the year 9999, which that has no room for.
+#[must_use]
+pub fn moment(unix_s: u64) -> Option<String> {
+    const YEAR_10000_S: u64 = 253_402_300_800;
+    let at = UNIX_EPOCH + Duration::from_secs(Some(unix_s).filter(|&s| s < YEAR_10000_S)?);
+    Some(humantime::format_rfc3339_seconds(at).to_string())
+}

@@ -41,14 +41,14 @@ pub enum Ended {
 }
 
 /// Why consuming has to end.
-enum Why {
+enum ConsumeEnd {
     Stop,
     Lost,
     Suspended,
 }
 
 /// Why a phase of a session ended.
-enum Turn<'s> {
+enum PhaseEnd<'s> {
     /// The session with the broker is over.
     Lost,
     /// The phase is over: see which one comes next.
@@ -132,13 +132,13 @@ impl Daemon {
                 self.consume(session, stop, &mut tasks).await
             };
             match turn {
-                Turn::Over => {}
+                PhaseEnd::Over => {}
                 // What is in hand belongs to another consumer now; the calls in flight end by themselves.
-                Turn::Lost => {
+                PhaseEnd::Lost => {
                     tasks.detach_all();
                     return None;
                 }
-                Turn::Stopped(deliveries) => {
+                PhaseEnd::Stopped(deliveries) => {
                     return Some(self.drain(deliveries, tasks, session).await);
                 }
             }
@@ -146,7 +146,7 @@ impl Daemon {
     }
 
     /// Probes until the API is healthy. Messages whose calls were in flight when it began are settled meanwhile.
-    async fn suspended(&self, session: &Session, stop: &CancellationToken) -> Turn<'_> {
+    async fn suspended(&self, session: &Session, stop: &CancellationToken) -> PhaseEnd<'_> {
         let told = |reason: &Reason, pause| {
             let (reason, next_probe) = (reason.to_string(), SystemTime::now() + pause);
             self.status.set(State::Suspended { reason, next_probe });
@@ -154,9 +154,9 @@ impl Daemon {
         let limiter = self.suspension.limiter();
         tokio::select! {
             biased;
-            () = stop.cancelled() => Turn::Stopped(None),
-            () = session.life().over() => Turn::Lost,
-            () = turning(&self.status, limiter, self.suspension.recover(told)) => Turn::Over,
+            () = stop.cancelled() => PhaseEnd::Stopped(None),
+            () = session.life().over() => PhaseEnd::Lost,
+            () = turning(&self.status, limiter, self.suspension.recover(told)) => PhaseEnd::Over,
         }
     }
 
@@ -166,12 +166,12 @@ impl Daemon {
         session: &'s Arc<Session>,
         stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
-    ) -> Turn<'s> {
+    ) -> PhaseEnd<'s> {
         let mut deliveries = match session.consume().await {
             Ok(deliveries) => deliveries,
             Err(err) => {
                 session.life().end(err.to_string());
-                return Turn::Lost;
+                return PhaseEnd::Lost;
             }
         };
         self.status.set(State::Consuming);
@@ -183,17 +183,17 @@ impl Daemon {
             tokio::select! {
                 biased;
                 why = &mut ended => return match why {
-                    Why::Stop => Turn::Stopped(Some(deliveries)),
-                    Why::Lost => Turn::Lost,
-                    Why::Suspended => {
+                    ConsumeEnd::Stop => PhaseEnd::Stopped(Some(deliveries)),
+                    ConsumeEnd::Lost => PhaseEnd::Lost,
+                    ConsumeEnd::Suspended => {
                         self.put_down(deliveries, session).await;
-                        Turn::Over
+                        PhaseEnd::Over
                     }
                 },
                 _ = tick.tick() => turned(&self.status, self.suspension.limiter()),
                 Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
                 delivery = deliveries.next() => {
-                    let Some(delivery) = delivery else { return Turn::Lost };
+                    let Some(delivery) = delivery else { return PhaseEnd::Lost };
                     if std::mem::take(&mut first) {
                         self.suspension.limiter().hold(HANDOVER_PAUSE);
                     }
@@ -206,12 +206,12 @@ impl Daemon {
     }
 
     /// Completes when consuming has to end.
-    async fn ended(&self, session: &Session, stop: &CancellationToken) -> Why {
+    async fn ended(&self, session: &Session, stop: &CancellationToken) -> ConsumeEnd {
         tokio::select! {
             biased;
-            () = stop.cancelled() => Why::Stop,
-            () = session.life().over() => Why::Lost,
-            () = self.suspension.closed() => Why::Suspended,
+            () = stop.cancelled() => ConsumeEnd::Stop,
+            () = session.life().over() => ConsumeEnd::Lost,
+            () = self.suspension.closed() => ConsumeEnd::Suspended,
         }
     }
 

@@ -15,17 +15,17 @@ use crate::domain::decide::{DEAD_LETTER_KINDS, Outcome};
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// States of the daemon, as the label of `convgroup_state`.
-pub const STATES: [&str; 4] = ["consuming", "suspended", "draining", "disconnected"];
+const STATES: [&str; 4] = ["consuming", "suspended", "draining", "disconnected"];
 /// Why the daemon suspended, as the label of `convgroup_suspensions_total`.
-pub const SUSPENSION_REASONS: [&str; 2] = ["account", "unreachable"];
+const SUSPENSION_REASONS: [&str; 2] = ["account", "unreachable"];
 /// Results of the probe, as the label of `convgroup_probes_total`.
-pub const PROBE_RESULTS: [&str; 3] = ["healthy", "faulty", "unreachable"];
+const PROBE_RESULTS: [&str; 3] = ["healthy", "faulty", "unreachable"];
 /// The two connections, as the label of `convgroup_amqp_connected`.
 pub const ROLES: [&str; 2] = ["consume", "publish"];
 /// Steps of settling that can fail, as the label of `convgroup_settle_failures_total`.
-pub const SETTLE_OPS: [&str; 3] = ["ack", "nack", "publish"];
+const SETTLE_OPS: [&str; 3] = ["ack", "nack", "publish"];
 /// Groups of queues, as the label of `convgroup_queue_messages`.
-pub const QUEUES: [&str; 3] = ["main", "retry", "dead"];
+const QUEUES: [&str; 3] = ["main", "retry", "dead"];
 
 /// 1 ms to 10 s: the API answers in tens of milliseconds and times out at 3 s.
 const CALL_SECONDS: [f64; 14] = [

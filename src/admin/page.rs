@@ -131,7 +131,7 @@ impl View {
             };
             notes.push(format!(
                 "Messages wait, and none was delivered here {since}. Right if another replica works and this one stands by; \
-                 else see \"deaf worker\" in the runbook."
+                 else see \"ConvgroupDeafWorker\" in the runbook."
             ));
         }
         if self.publish_is_blocked {

@@ -155,6 +155,18 @@ pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
     look(channel, queue).await.map(|seen| seen.ready)
 }
 
+/// Messages ready in all delay queues together.
+///
+/// # Errors
+/// As [`look`].
+pub async fn delayed(channel: &Channel, topology: &Topology) -> Result<u32, BrokerError> {
+    let mut delayed = 0;
+    for tier in &topology.tiers {
+        delayed += depth(channel, &tier.name).await?;
+    }
+    Ok(delayed)
+}
+
 async fn look_at_exchange(channel: &Channel, exchange: &str) -> Result<(), BrokerError> {
     let options = ExchangeDeclareOptions {
         passive: true,
@@ -208,7 +220,7 @@ fn arguments(queue: &Queue) -> FieldTable {
     table
 }
 
-/// The same for a queue that was only looked at.
+/// What the refusal of a look at a queue means.
 pub(super) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
     match &err {
         BrokerError::Failed(_, reply) if reply.contains("ACCESS_REFUSED") => {

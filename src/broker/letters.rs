@@ -361,10 +361,6 @@ impl Letters {
     /// # Errors
     /// The broker refused or did not answer.
     pub async fn delayed(&self) -> Result<u32, BrokerError> {
-        let mut delayed = 0;
-        for tier in &self.topology.tiers {
-            delayed += declare::depth(&self.asking, &tier.queue.name).await?;
-        }
-        Ok(delayed)
+        declare::delayed(&self.asking, &self.topology).await
     }
 }

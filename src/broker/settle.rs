@@ -63,7 +63,7 @@ pub async fn settle(
 
 fn queue_of<'t>(topology: &'t Topology, successor: &Successor) -> &'t str {
     match successor.to {
-        Destination::Tier(index) => &topology.tiers[index].queue.name,
+        Destination::Tier(index) => &topology.tiers[index].name,
         Destination::Dead(_) => &topology.dead.name,
     }
 }

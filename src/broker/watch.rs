@@ -69,10 +69,7 @@ pub(super) async fn depths(channel: Channel, amqp: Amqp, life: Arc<Life>) {
 async fn ask_depths(channel: &Channel, amqp: &Amqp, metrics: &Metrics) -> Result<(), BrokerError> {
     let topology = &amqp.topology;
     let main = declare::depth(channel, &topology.main.name).await?;
-    let mut retry = 0;
-    for tier in &topology.tiers {
-        retry += declare::depth(channel, &tier.queue.name).await?;
-    }
+    let retry = declare::delayed(channel, topology).await?;
     let dead = declare::depth(channel, &topology.dead.name).await?;
     for (queue, depth) in [("main", main), ("retry", retry), ("dead", dead)] {
         metrics

@@ -50,16 +50,16 @@ impl Health {
     }
 }
 
-/// Makes one probe call; a stale signature is renewed and the call repeated, once. Pacing is the caller's business: `turn` is
-/// awaited before each call.
+/// Makes one probe call. One whose signature or account is refused is made once more with a new signature: a key that was rotated
+/// is answered like a wrong one (70009). Pacing is the caller's business: `turn` is awaited before each call.
 pub async fn probe<F>(client: &ChatClient, codes: &CodeTable, turn: impl Fn() -> F) -> Health
 where
     F: Future<Output = ()> + Send,
 {
     turn().await;
     let verdict = call(client, codes).await;
-    let stale = matches!(verdict.class(), Class::Signature | Class::Account);
-    if !stale || verdict.row.label == AUTH_THROTTLED {
+    let refused = matches!(verdict.class(), Class::Signature | Class::Account);
+    if !refused || verdict.row.label == AUTH_THROTTLED {
         return Health::of(verdict);
     }
     turn().await;

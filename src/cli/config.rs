@@ -15,12 +15,9 @@ pub(super) fn config(settings: &Settings) -> Result<Exit, Failure> {
         .max()
         .unwrap_or(0)
         .min(48);
-    let lines = resolved.into_iter().map(|(key, value, source)| {
-        format!(
-            "{key:width$}  {value:values$}  {source}
-"
-        )
-    });
+    let lines = resolved
+        .into_iter()
+        .map(|(key, value, source)| format!("{key:width$}  {value:values$}  {source}\n"));
     say(&lines.collect::<String>())?;
     settings.config()?;
     Ok(Exit::Done)

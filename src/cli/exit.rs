@@ -49,6 +49,15 @@ impl Failure {
             error: error.into(),
         }
     }
+
+    /// The same failure, with what it met.
+    #[must_use]
+    pub fn context(self, what: String) -> Self {
+        Self {
+            error: self.error.context(what),
+            ..self
+        }
+    }
 }
 
 impl From<ConfigError> for Failure {

@@ -5,6 +5,7 @@ mod config;
 mod dlq;
 mod exit;
 mod explain;
+mod man;
 mod publish;
 mod run;
 mod topology;
@@ -61,9 +62,9 @@ enum Command {
     /// Print, apply or verify what the daemon needs at the broker.
     Topology(topology::Args),
     /// Print completions for a shell.
-    Completions(completions::CompletionsArgs),
+    Completions(completions::Args),
     /// Write man pages.
-    Man(completions::ManArgs),
+    Man(man::Args),
     /// Sign or decode a `UserSig`, for debugging.
     Usersig(usersig::Args),
 }
@@ -158,7 +159,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Dlq(args) => dlq::dlq(&settings, args).await,
         Command::Topology(args) => topology::topology(&settings, args).await,
         Command::Completions(args) => completions::completions(&args),
-        Command::Man(args) => completions::man(&args),
+        Command::Man(args) => man::man(&args),
         Command::Usersig(args) => usersig::usersig(&settings, args),
     }
 }

@@ -59,13 +59,11 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
     match failure {
         None => Ok(Exit::Done),
         Some(err) => {
-            let Failure { exit, error } = Failure::from(err);
             let unconfirmed = events.len() - confirmed;
-            let error = error.context(format!(
+            Err(Failure::from(err).context(format!(
                 "{unconfirmed} of {} events are not confirmed; publish the whole again, repeats do no harm",
                 events.len()
-            ));
-            Err(Failure { exit, error })
+            )))
         }
     }
 }

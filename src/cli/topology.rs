@@ -54,17 +54,20 @@ async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
     let (connection, _) = connect_any(amqp, "topology").await?;
     let (topology, compared) = (&amqp.topology, amqp.declare);
     let exchange = declare::compare_exchange(&connection, topology, compared).await?;
-    let mut lines = verified(
-        &format!("exchange {}", topology.exchange),
-        &exchange,
-        compared,
-    );
+    let queues = declare::compare(&connection, topology, compared).await?;
+    let name = format!("exchange {}", topology.exchange);
+    let mut lines = verified(&name, &exchange, compared);
     let _ = writeln!(lines, "?     {UNASKED}; `topology apply` makes it");
-    for (queue, standing) in declare::compare(&connection, topology, compared).await? {
-        lines += &verified(queue, &standing, compared);
+    for (queue, standing) in &queues {
+        lines += &verified(queue, standing, compared);
     }
     say(&lines)?;
-    let failed = lines.lines().any(|line| line.starts_with("FAIL"));
+    let mut standings = queues
+        .iter()
+        .map(|(_, standing)| standing)
+        .chain([&exchange]);
+    let failed =
+        standings.any(|standing| matches!(standing, Standing::Missing | Standing::Differs(_)));
     Ok(if failed { Exit::Other } else { Exit::Done })
 }
 

@@ -1,13 +1,13 @@
 //! `usersig`: signs or decodes a UserSig, for debugging. Never prints the key.
 use std::io::Read;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 
 use super::{Exit, Failure, say};
 use crate::chat::usersig::{decode, sign};
-use crate::clock::unix_s;
+use crate::clock::{moment, unix_s};
 use crate::config::Settings;
 
 #[derive(Debug, clap::Args)]
@@ -64,10 +64,7 @@ pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> 
                 now_s,
                 lifetime_s,
             );
-            say(&format!(
-                "{usersig}
-"
-            ))?;
+            say(&format!("{usersig}\n"))?;
             Ok(Exit::Done)
         }
         Command::Decode { usersig } => {
@@ -89,15 +86,7 @@ pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> 
 fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
     let claims = decode(text)
         .map_err(|err| Failure::new(Exit::Other, anyhow!("this is no UserSig: {err}")))?;
-    let at = |seconds: u64| {
-        UNIX_EPOCH
-            .checked_add(Duration::from_secs(seconds))
-            .filter(|_| seconds < 253_402_300_800)
-            .map_or_else(
-                || seconds.to_string(),
-                |at| humantime::format_rfc3339_seconds(at).to_string(),
-            )
-    };
+    let at = |seconds: u64| moment(seconds).unwrap_or_else(|| seconds.to_string());
     let expired = now_s > claims.valid_until_s();
     let (checked, good) = match settings.im() {
         Err(_) => (

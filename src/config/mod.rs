@@ -1,7 +1,7 @@
 //! What the operator configured: layers read, every value checked, all mistakes reported at once.
 //!
 //! `config/default.toml` is embedded and is the defaults. To add a key: write it there with its bounds (an optional one as a
-//! comment), name it in [`KEYS`], read it in its section's `read`, print it in [`Config`]'s field if it is new.
+//! comment), name it in [`KEYS`], give it a field in its section's struct, read it in that section's `read`.
 mod layers;
 mod reader;
 
@@ -27,7 +27,7 @@ use crate::domain::topology::{Topology, delay_label};
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 
 /// Every key, in the order of `config/default.toml`. `policy.overrides` stands for all keys below it.
-pub const KEYS: [&str; 29] = [
+pub const KEYS: [&str; 30] = [
     "shutdown_grace",
     "amqp.url",
     "amqp.queue",
@@ -57,9 +57,8 @@ pub const KEYS: [&str; 29] = [
     "http.listen",
     "log.format",
     "log.level",
+    "log.reveal_ids",
 ];
-/// A key beside the contract's: see `config/default.toml`.
-const REVEAL_IDS: &str = "log.reveal_ids";
 const OVERRIDES: &str = "policy.overrides.";
 
 /// Longest queue or exchange name, in bytes. AMQP allows 255; the delay queues append to it.
@@ -310,8 +309,7 @@ impl Settings {
             .iter()
             .map(|key| (*key).to_owned())
             .filter(|key| key != "policy.overrides");
-        keys.chain([REVEAL_IDS.to_owned()])
-            .chain(overrides.cloned())
+        keys.chain(overrides.cloned())
             .map(|key| match self.values.get(&key) {
                 None => (key, "-".to_owned(), Source::Nowhere),
                 Some((text, source)) => {
@@ -325,7 +323,6 @@ impl Settings {
 
 fn known(key: &str) -> bool {
     (KEYS.contains(&key) && key != "policy.overrides")
-        || key == REVEAL_IDS
         || key
             .strip_prefix(OVERRIDES)
             .is_some_and(|code| !code.is_empty() && !code.contains('.'))
@@ -582,7 +579,7 @@ impl Log {
                     )),
                 })
                 .unwrap_or(tracing::Level::INFO),
-            reveal_ids: reader.flag(REVEAL_IDS),
+            reveal_ids: reader.flag("log.reveal_ids"),
         }
     }
 }
@@ -601,12 +598,16 @@ fn codes(reader: &mut Reader<'_>) -> CodeTable {
             if code == "0" || code == crate::domain::code::PANIC {
                 return Err("can't be overridden".to_owned());
             }
-            match text.parse::<Class>() {
-                Ok(class) if class != Class::Deleted => Ok(class),
-                _ => Err(format!(
-                    "`{text}` is not one of gone transient throttled rejected signature account unknown"
-                )),
-            }
+            let mut allowed = Class::ALL
+                .into_iter()
+                .filter(|&class| class != Class::Deleted);
+            allowed
+                .clone()
+                .find(|class| class.label() == text)
+                .ok_or_else(|| {
+                    let labels: Vec<_> = allowed.by_ref().map(Class::label).collect();
+                    format!("`{text}` is not one of {}", labels.join(" "))
+                })
         });
         if let Some(class) = class {
             overrides.insert(code, class);

@@ -4,7 +4,6 @@
 //! What follows from a class is decided in [`super::retry`] and [`super::decide`].
 use std::collections::BTreeMap;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -107,20 +106,6 @@ impl Class {
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
-    }
-}
-
-impl FromStr for Class {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|class| class.label() == text)
-            .ok_or_else(|| {
-                let all: Vec<_> = Self::ALL.iter().map(|class| class.label()).collect();
-                format!("no such class; allowed: {}", all.join(" "))
-            })
     }
 }
 

@@ -106,31 +106,6 @@ impl Filter {
     }
 }
 
-/// How a redrive goes on after a batch: the first letter is a canary, batches then grow fourfold, and it stops when too many
-/// come back dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NextBatch {
-    /// Redrive this many more, then look again.
-    Go(usize),
-    /// Too many came back.
-    Stop,
-}
-
-/// Largest batch between two looks.
-const BATCH_MAX: usize = 256;
-/// A redrive stops when at least this share of a batch came back dead, in percent.
-const BACK_PERCENT: usize = 20;
-
-/// Decides after a batch of `size`, of which `back` failed again: came back dead, or went into a delay queue.
-#[must_use]
-pub const fn next_batch(size: usize, back: usize) -> NextBatch {
-    if back > 0 && back * 100 >= size * BACK_PERCENT {
-        return NextBatch::Stop;
-    }
-    let grown = size * 4;
-    NextBatch::Go(if grown > BATCH_MAX { BATCH_MAX } else { grown })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,16 +196,5 @@ mod tests {
             ..Filter::default()
         };
         assert!(!by_age.matches(&undated, NOW));
-    }
-
-    #[test]
-    fn a_redrive_grows_while_it_goes_well_and_stops_when_it_does_not() {
-        assert_eq!(next_batch(1, 0), NextBatch::Go(4));
-        assert_eq!(next_batch(1, 1), NextBatch::Stop);
-        assert_eq!(next_batch(64, 0), NextBatch::Go(256));
-        assert_eq!(next_batch(256, 0), NextBatch::Go(256));
-        assert_eq!(next_batch(256, 51), NextBatch::Go(256));
-        assert_eq!(next_batch(256, 52), NextBatch::Stop);
-        assert_eq!(next_batch(4, 1), NextBatch::Stop);
     }
 }

@@ -7,6 +7,7 @@ pub mod code;
 pub mod decide;
 pub mod letter;
 pub mod message;
+pub mod redrive;
 pub mod reply;
 pub mod retry;
 pub mod topology;

@@ -1,8 +1,8 @@
 //! What to do after one call: the next step for one name.
 use super::code::Class;
 
-/// Throttled answers that one name may meet in one delivery before the message makes room for others. The pace is cut on each
-/// of them, so more in a row mean that somebody else uses up the limit.
+/// So many throttled answers of one name in one delivery are followed by another call; the next one ends the name for now, so that
+/// the message makes room for others. They cut the pace, so more of them mean that somebody else uses up the limit.
 pub const THROTTLED_MAX: u32 = 8;
 
 /// What has been tried for one name within one delivery.
@@ -48,6 +48,13 @@ pub fn next_step(class: Class, reset: bool, tries: Tries, quick_max: u32) -> Ste
         }
         Class::Signature | Class::Account | Class::Unknown => Step::AskProbe,
     }
+}
+
+/// Whether a name is called for once more although the probe was asked: it is healthy, with another `UserSig` than the one that was
+/// refused. So the key was rotated under the call, which was not the message's fault. It counts as [`Step::SignAnew`].
+#[must_use]
+pub const fn is_called_again(account_healthy: bool, usersig_changed: bool, tries: Tries) -> bool {
+    account_healthy && usersig_changed && !tries.resigned
 }
 
 impl Tries {
@@ -112,11 +119,14 @@ mod tests {
     #[test]
     fn every_run_of_answers_ends() {
         use Class::*;
-        for class in [Transient, Throttled, Signature] {
+        for class in [Transient, Throttled, Signature, Account] {
             for reset in [false, true] {
                 let (mut tries, mut calls) = (Tries::default(), 1);
                 loop {
                     match next_step(class, reset, tries, 2) {
+                        Step::AskProbe if is_called_again(true, true, tries) => {
+                            tries = tries.after(Step::SignAnew);
+                        }
                         Step::End | Step::AskProbe => break,
                         step => tries = tries.after(step),
                     }

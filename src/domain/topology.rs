@@ -46,15 +46,6 @@ pub struct Queue {
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
-/// One step of the delay: how long, and in which queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tier {
-    /// The delay.
-    pub delay: Duration,
-    /// The queue.
-    pub queue: Queue,
-}
-
 /// Everything the daemon needs at the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
@@ -63,7 +54,7 @@ pub struct Topology {
     /// The queue that is consumed.
     pub main: Queue,
     /// The delay queues, in the order of the attempts; never empty.
-    pub tiers: Vec<Tier>,
+    pub tiers: Vec<Queue>,
     /// The dead letters.
     pub dead: Queue,
 }
@@ -87,7 +78,7 @@ impl Topology {
                 tier.arguments
                     .push(("x-message-ttl", Argument::Number(ttl_ms)));
                 dead_letters_to(&mut tier, queue);
-                Tier { delay, queue: tier }
+                tier
             })
             .collect();
         let mut dead = quorum(&dead);
@@ -103,9 +94,7 @@ impl Topology {
 
     /// All queues; those that others dead-letter into come before the ones that do, so that none is ever without its target.
     pub fn queues(&self) -> impl Iterator<Item = &Queue> {
-        [&self.dead, &self.main]
-            .into_iter()
-            .chain(self.tiers.iter().map(|tier| &tier.queue))
+        [&self.dead, &self.main].into_iter().chain(&self.tiers)
     }
 }
 

@@ -42,23 +42,52 @@ pub enum Gate {
     Draining,
 }
 
-/// Why the daemon is suspended.
+/// Why the daemon is suspended, and the verdict that says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason {
+pub enum Reason {
+    /// The account, or its configuration here, is at fault.
+    Account(Verdict),
+    /// The API can't be reached, or is too busy to answer.
+    Unreachable(Verdict),
+}
+
+impl Reason {
+    /// Why a probe says that calls make no sense; nothing if it is healthy.
+    #[must_use]
+    pub fn of(health: Health) -> Option<Self> {
+        match health {
+            Health::Healthy => None,
+            Health::Faulty(verdict) => Some(Self::Account(verdict)),
+            Health::Unreachable(verdict) => Some(Self::Unreachable(verdict)),
+        }
+    }
+
     /// The label of `convgroup_suspensions_total`.
-    pub label: &'static str,
-    /// The verdict that says it.
-    pub verdict: Verdict,
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Account(_) => "account",
+            Self::Unreachable(_) => "unreachable",
+        }
+    }
+
+    /// The pause before the next probe, of which `next` is the next by plan.
+    fn pause(&self, next: Duration) -> Duration {
+        match self {
+            Self::Account(verdict) if verdict.row.label == AUTH_THROTTLED => {
+                next.max(AUTH_THROTTLED_PAUSE)
+            }
+            _ => next,
+        }
+    }
 }
 
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = if self.label == "account" {
-            "the account is at fault"
-        } else {
-            "the API can't be reached"
-        };
-        write!(f, "{what}: {}", self.verdict)
+        match self {
+            Self::Account(verdict) => write!(f, "the account is at fault: {verdict}"),
+            Self::Unreachable(verdict) => write!(f, "the API can't be reached: {verdict}"),
+        }
     }
 }
 
@@ -176,14 +205,14 @@ impl Suspension {
     /// messages that always fail must not stop the others.
     pub async fn observe(&self, verdict: &Verdict, called: Instant) {
         let tripped = self.window().observe(verdict.class());
-        if tripped && self.account_is_healthy(verdict, called).await {
+        if tripped && self.ask_probe(verdict, called).await {
             self.window().clear();
         }
     }
 
     /// Asks the probe whether the account is healthy, because the answer to a call made at `called` says that it may not be.
-    /// One probe that was sent later than their calls speaks for all who ask. Not healthy means: suspended.
-    pub async fn account_is_healthy(&self, verdict: &Verdict, called: Instant) -> bool {
+    /// One probe that was sent later than their calls speaks for all who ask. `false`: the daemon is suspended now, or stops.
+    pub async fn ask_probe(&self, verdict: &Verdict, called: Instant) -> bool {
         let mut healthy_at = self.healthy_at.lock().await;
         if matches!(*self.gate.borrow(), Gate::Suspended | Gate::Draining) {
             return false;
@@ -192,24 +221,17 @@ impl Suspension {
             return true;
         }
         if verdict.row.label == AUTH_THROTTLED {
-            self.suspend(Reason {
-                label: "account",
-                verdict: verdict.clone(),
-            });
+            self.suspend(Reason::Account(verdict.clone()));
             return false;
         }
         let _probing = Probing::new(&self.gate);
         let started = Instant::now();
-        let (label, verdict) = match self.probe().await {
-            Health::Healthy => {
-                *healthy_at = Some(started);
-                return !self.is_suspended();
-            }
-            Health::Faulty(verdict) => ("account", verdict),
-            Health::Unreachable(verdict) => ("unreachable", verdict),
-        };
-        self.suspend(Reason { label, verdict });
-        false
+        if let Some(reason) = Reason::of(self.probe().await) {
+            self.suspend(reason);
+            return false;
+        }
+        *healthy_at = Some(started);
+        !self.is_suspended()
     }
 
     /// Why the daemon is suspended, in words.
@@ -231,18 +253,12 @@ impl Suspension {
             let Some(reason) = self.reason.lock().expect("no panic while held").clone() else {
                 break;
             };
-            let mut pause = pauses.next_pause();
-            if reason.verdict.row.label == AUTH_THROTTLED {
-                pause = pause.max(AUTH_THROTTLED_PAUSE);
-            }
+            let pause = reason.pause(pauses.next_pause());
             told(&reason, pause);
             tokio::time::sleep(pause).await;
-            let (label, verdict) = match self.probe().await {
-                Health::Healthy => break,
-                Health::Faulty(verdict) => ("account", verdict),
-                Health::Unreachable(verdict) => ("unreachable", verdict),
+            let Some(next) = Reason::of(self.probe().await) else {
+                break;
             };
-            let next = Reason { label, verdict };
             if next != reason {
                 tracing::warn!(reason = %next, "still suspended, for another reason");
             }
@@ -288,7 +304,7 @@ impl Suspension {
         if closed {
             self.metrics
                 .suspensions_total
-                .with_label_values(&[reason.label])
+                .with_label_values(&[reason.label()])
                 .inc();
             tracing::warn!(
                 reason = %reason,

@@ -114,11 +114,6 @@ impl Sandbox {
         }
     }
 
-    /// Forgets all users and groups, and every deletion.
-    pub fn clear_users(&self) {
-        self.shared.desk().store.clear();
-    }
-
     /// The groups `user` has left, in the order they were added; `None` for an unknown user.
     #[must_use]
     pub fn groups(&self, user: &str) -> Option<Vec<String>> {

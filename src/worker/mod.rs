@@ -176,11 +176,7 @@ impl Worker {
         // A daemon that stops does not probe any more: then nobody knows, and nobody dies of it.
         let dying = limits.is_last(attempt);
         let excused = self.suspension.is_suspended()
-            || dying
-                && !self
-                    .suspension
-                    .account_is_healthy(verdict, Instant::now())
-                    .await;
+            || dying && !self.suspension.ask_probe(verdict, Instant::now()).await;
         if excused {
             return ends.into_iter().map(NameEnd::excused).collect();
         }

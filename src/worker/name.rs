@@ -8,7 +8,7 @@ use crate::clock::unix_seconds;
 use crate::domain::code::{Class, Verdict};
 use crate::domain::decide::NameEnd;
 use crate::domain::reply::Reply;
-use crate::domain::retry::{Step, Tries, next_step};
+use crate::domain::retry::{Step, Tries, is_called_again, next_step};
 use crate::failpoint::{self, Point};
 use crate::intervals::Intervals;
 use crate::pace::limiter::Place;
@@ -49,14 +49,12 @@ impl Worker {
                 Step::SlowDown => self.suspension.limiter().slow_down(),
                 Step::SignAnew => self.client.signer.renew(&usersig),
                 Step::AskProbe => {
-                    let healthy = self.suspension.account_is_healthy(&verdict, called).await;
-                    // The key was rotated under this call, and the probe has found the new one: that was not the message's
-                    // fault.
-                    if healthy && !tries.resigned && self.client.signer.current() != usersig {
-                        tries.resigned = true;
-                        continue;
+                    let healthy = self.suspension.ask_probe(&verdict, called).await;
+                    let changed = self.client.signer.current() != usersig;
+                    if !is_called_again(healthy, changed, tries) {
+                        return NameEnd::after_probe(verdict, healthy);
                     }
-                    return NameEnd::after_probe(verdict, healthy);
+                    tries = tries.after(Step::SignAnew);
                 }
             }
         }

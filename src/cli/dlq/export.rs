@@ -1,8 +1,8 @@
-//! `dlq export` and `dlq purge`: letters in a file, one JSON object per line.
+//! `dlq export`: letters in a file, one JSON object per line.
 use std::fs::OpenOptions;
 use std::io::{BufWriter, IntoInnerError, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use base64::Engine;
@@ -34,59 +34,8 @@ pub(super) fn export(desk: &Desk, file: &Path) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-pub(super) async fn purge(
-    desk: &mut Desk,
-    yes: bool,
-    file: Option<PathBuf>,
-    no_export: bool,
-) -> Result<Exit, Failure> {
-    let total = desk.meant.len();
-    if !yes {
-        say(&format!(
-            "{} would be removed; --yes removes them\n",
-            count(total, "letter")
-        ))?;
-        return Ok(Exit::Done);
-    }
-    if !no_export && total > 0 {
-        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now())
-            .to_string()
-            .replace(':', "");
-        let file = file.unwrap_or_else(|| {
-            let number: u16 = rand::random();
-            PathBuf::from(format!("dead-letters-{now}-{number:04x}.ndjson"))
-        });
-        write(desk, &file).map_err(|failure| Failure {
-            error: failure.error.context("nothing was removed"),
-            ..failure
-        })?;
-        say(&format!(
-            "{} written to {}\n",
-            count(total, "letter"),
-            file.display()
-        ))?;
-    }
-    for (done, (_, delivery)) in std::mem::take(&mut desk.meant).into_iter().enumerate() {
-        let removed = desk.letters.remove(delivery).await;
-        removed.with_context(|| format!("after {done} of {}", count(total, "letter")))?;
-    }
-    let back = desk.letters.make_sure().await?;
-    say(&format!(
-        "{} removed\n",
-        count(total.saturating_sub(back as usize), "letter")
-    ))?;
-    if back > 0 {
-        say(&format!(
-            "{} came back each time and could not be removed; try again\n",
-            count(back as usize, "letter")
-        ))?;
-        return Ok(Exit::Other);
-    }
-    Ok(Exit::Done)
-}
-
 /// Writes a new file, which only its owner may read, and makes sure that it is on the disk before anything else happens.
-fn write(desk: &Desk, file: &Path) -> Result<(), Failure> {
+pub(super) fn write(desk: &Desk, file: &Path) -> Result<(), Failure> {
     let write = || -> anyhow::Result<()> {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);

@@ -42,7 +42,8 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
             "letters", "cause", "class", "code", "oldest", "newest"
         );
     }
-    for ((cause, class, code), group) in &groups {
+    for (key, group) in &groups {
+        let (cause, class, code) = *key;
         let (oldest, newest) = (moment(group.oldest), moment(group.newest));
         let meaning = meaning(&desk.codes, cause, class, code);
         if json {
@@ -50,19 +51,14 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
                                "oldest": oldest, "newest": newest, "meaning": meaning });
             let _ = writeln!(text, "{line}");
         } else {
-            let or_none = |text: &str| {
-                if text.is_empty() {
-                    "-".to_owned()
-                } else {
-                    text.to_owned()
-                }
-            };
+            let [cause, class, code] = [cause, class, code].map(|header| match header {
+                "" => NONE.to_owned(),
+                header => readable(header),
+            });
             let _ = writeln!(
                 text,
-                "{:>7}  {cause:<14} {:<10} {:<9} {oldest:<20}  {newest:<20}  {meaning}",
+                "{:>7}  {cause:<14} {class:<10} {code:<9} {oldest:<20}  {newest:<20}  {meaning}",
                 group.count,
-                or_none(class),
-                or_none(code),
             );
         }
     }
@@ -80,75 +76,14 @@ pub(super) fn show(
     ids: Option<Ids>,
     json: bool,
 ) -> Result<Exit, Failure> {
-    const HIDDEN: &str =
-        "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
-    let reveals = ids.is_some_and(|ids| ids.reveals());
     let mut text = String::new();
     for (letter, delivery) in desk.meant.iter().take(limit) {
-        let body = &delivery.message.body;
-        let (user, groups, broken) = match decode(body) {
-            Ok(event) => (
-                ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user())),
-                ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups())),
-                String::new(),
-            ),
-            Err(malformed) => (String::new(), String::new(), malformed.to_string()),
-        };
-        let meaning = meaning(&desk.codes, &letter.cause, &letter.class, &letter.code);
-        let outlook = outlook(&desk.codes, letter);
-        // The API's text may name users and groups.
-        let info = match letter.info.as_str() {
-            "" => "",
-            info if reveals || letter.cause == MALFORMED => info,
-            _ => "(hidden; --reveal-ids)",
-        };
-        let shown = if reveals && !broken.is_empty() {
-            readable(&body[..body.len().min(BODY_BYTES_SHOWN)])
+        let told = Told::of(letter, &delivery.message.body, &desk.codes, ids);
+        text += &if json {
+            told.as_json(letter)
         } else {
-            String::new()
+            told.as_text(letter)
         };
-        if json {
-            let line = json!({
-                "message_id": letter.message_id, "cause": letter.cause, "class": letter.class, "code": letter.code,
-                "attempt": letter.attempt, "redrives": letter.redrives, "failed_at": moment(letter.failed_at_ms),
-                "info": info, "user": user, "groups": groups, "malformed": broken, "bytes": body.len(), "body": shown,
-                "meaning": meaning, "on_redrive": outlook,
-            });
-            let _ = writeln!(text, "{line}");
-            continue;
-        }
-        let lines = [
-            ("message id", letter.message_id.clone()),
-            ("died", moment(letter.failed_at_ms)),
-            (
-                "cause",
-                format!("{} {} {}", letter.cause, letter.class, letter.code)
-                    .trim_end()
-                    .to_owned(),
-            ),
-            ("meaning", meaning),
-            (
-                "API's text",
-                if letter.cause == MALFORMED { "" } else { info }.to_owned(),
-            ),
-            (
-                "attempts",
-                format!("{}, redriven {} times", letter.attempt, letter.redrives),
-            ),
-            (
-                "event",
-                if broken.is_empty() {
-                    format!("user {user}, groups {groups}")
-                } else {
-                    format!("{broken} ({} bytes)", body.len())
-                },
-            ),
-            ("body", shown),
-            ("on redrive", outlook),
-        ];
-        for (name, value) in lines.iter().filter(|(_, value)| !value.trim().is_empty()) {
-            let _ = writeln!(text, "{name:<11} {value}");
-        }
         text.push('\n');
     }
     if !json {
@@ -161,6 +96,101 @@ pub(super) fn show(
     }
     say(&text)?;
     Ok(Exit::Done)
+}
+
+/// What is told of a letter beside its headers; empty where there is nothing to tell.
+struct Told {
+    meaning: String,
+    on_redrive: String,
+    /// The API's text, or what is malformed.
+    info: String,
+    user: String,
+    groups: String,
+    /// Why the event can't be read.
+    malformed: String,
+    bytes: usize,
+    /// The beginning of a body that can't be read.
+    body: String,
+}
+
+impl Told {
+    fn of(letter: &Letter, body: &[u8], codes: &CodeTable, ids: Option<Ids>) -> Self {
+        const HIDDEN: &str =
+            "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
+        let reveals = ids.is_some_and(|ids| ids.reveals());
+        let mut told = Self {
+            meaning: meaning(codes, &letter.cause, &letter.class, &letter.code),
+            on_redrive: outlook(codes, letter),
+            // The API's text may name users and groups.
+            info: if reveals || letter.cause == MALFORMED || letter.info.is_empty() {
+                letter.info.clone()
+            } else {
+                "(hidden; --reveal-ids)".to_owned()
+            },
+            user: String::new(),
+            groups: String::new(),
+            malformed: String::new(),
+            bytes: body.len(),
+            body: String::new(),
+        };
+        match decode(body) {
+            Ok(event) => {
+                told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
+                told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
+            }
+            Err(malformed) => {
+                told.malformed = malformed.to_string();
+                if reveals {
+                    let shown = &body[..body.len().min(BODY_BYTES_SHOWN)];
+                    told.body = String::from_utf8_lossy(shown).into_owned();
+                }
+            }
+        }
+        told
+    }
+
+    fn as_json(&self, letter: &Letter) -> String {
+        let line = json!({
+            "message_id": letter.message_id, "cause": letter.cause, "class": letter.class, "code": letter.code,
+            "attempt": letter.attempt, "redrives": letter.redrives, "failed_at": moment(letter.failed_at_ms),
+            "info": self.info, "user": self.user, "groups": self.groups, "malformed": self.malformed, "bytes": self.bytes,
+            "body": self.body, "meaning": self.meaning, "on_redrive": self.on_redrive,
+        });
+        line.to_string()
+    }
+
+    fn as_text(&self, letter: &Letter) -> String {
+        let cause = format!("{} {} {}", letter.cause, letter.class, letter.code);
+        let attempts = format!("{}, redriven {} times", letter.attempt, letter.redrives);
+        let event = if self.malformed.is_empty() {
+            format!("user {}, groups {}", self.user, self.groups)
+        } else {
+            format!("{} ({} bytes)", self.malformed, self.bytes)
+        };
+        // Of a malformed one it is what the event's line says.
+        let info = if letter.cause == MALFORMED {
+            ""
+        } else {
+            &self.info
+        };
+        let died = moment(letter.failed_at_ms);
+        let lines = [
+            ("message id", letter.message_id.as_str()),
+            ("died", &died),
+            ("cause", cause.trim_end()),
+            ("meaning", &self.meaning),
+            ("API's text", info),
+            ("attempts", &attempts),
+            ("event", &event),
+            ("body", &self.body),
+            ("on redrive", &self.on_redrive),
+        ];
+        let mut text = String::new();
+        for (name, value) in lines.iter().filter(|(_, value)| !value.trim().is_empty()) {
+            let _ = writeln!(text, "{name:<11} {}", readable(value));
+        }
+        text
+    }
 }
 
 fn meaning(codes: &CodeTable, cause: &str, class: &str, code: &str) -> String {
@@ -178,10 +208,10 @@ fn behind<'c>(codes: &'c CodeTable, class: &str, code: &str) -> Vec<&'c Row> {
     codes.behind(code, |found| found.reported().label() == class)
 }
 
-/// A body as text that does nothing to a terminal.
-fn readable(body: &[u8]) -> String {
+/// What others have written, as text that does nothing to a terminal.
+fn readable(foreign: &str) -> String {
     let mut text = String::new();
-    for char in String::from_utf8_lossy(body).chars() {
+    for char in foreign.chars() {
         if char.is_control() {
             text.extend(char.escape_debug());
         } else {
@@ -215,8 +245,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_is_shown_as_it_is_but_for_what_a_terminal_obeys() {
-        assert_eq!(readable(b"{\"a\":1}"), "{\"a\":1}");
-        assert_eq!(readable(b"\x1b[2J\nb\xff"), "\\u{1b}[2J\\nb\u{fffd}");
+    fn what_others_wrote_is_shown_as_it_is_but_for_what_a_terminal_obeys() {
+        assert_eq!(readable("{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(readable("\x1b[2J\nb\u{9b}"), "\\u{1b}[2J\\nb\\u{9b}");
     }
 }

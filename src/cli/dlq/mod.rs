@@ -4,6 +4,7 @@
 //! Whoever looks has all of them in hand, so only one can at a time.
 mod export;
 mod look;
+mod purge;
 mod redrive;
 
 use std::path::{Path, PathBuf};
@@ -17,11 +18,11 @@ use super::{Exit, Failure, count};
 use crate::broker::delivery::Delivery;
 use crate::broker::letter::letter;
 use crate::broker::letters::Letters;
-use crate::clock::unix_ms;
+use crate::clock::{self, unix_ms};
 use crate::config::{Amqp, Settings};
 use crate::domain::code::CodeTable;
 use crate::domain::decide::MALFORMED;
-use crate::domain::letter::{CAUSES, CLASSES, Filter, Letter};
+use crate::domain::letter::{CAUSES, CLASSES, Filter, Letter, NONE};
 use crate::metrics::Metrics;
 use crate::telemetry::Ids;
 
@@ -88,8 +89,8 @@ enum Command {
     },
     /// Write letters to a file, one JSON object per line; they stay where they are.
     ///
-    /// The file holds user ids and group names as they are; only its owner may read it. `jq -r .body` makes events of it that
-    /// `publish --file -` takes.
+    /// The file holds user ids and group names as they are; only its owner may read it. `jq -c '.body | fromjson? // empty'` makes
+    /// events of it that `publish --file -` takes, of those that can be read.
     Export {
         #[command(flatten)]
         which: Which,
@@ -217,7 +218,7 @@ pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure
             file,
             no_export,
             ..
-        } => export::purge(&mut desk, yes, file, no_export).await,
+        } => purge::purge(&mut desk, yes, file, no_export).await,
     };
     desk.letters.close().await;
     done
@@ -308,13 +309,9 @@ impl Desk {
     }
 }
 
-/// A moment as people read it.
+/// A moment as people read it; `-` where there is none.
 fn moment(at_ms: Option<i64>) -> String {
-    let at = at_ms
-        .and_then(|ms| u64::try_from(ms).ok())
-        .filter(|&ms| ms < 253_402_300_800_000);
-    at.map_or("-".to_owned(), |ms| {
-        let at = std::time::UNIX_EPOCH + Duration::from_millis(ms);
-        humantime::format_rfc3339_seconds(at).to_string()
-    })
+    at_ms
+        .and_then(|ms| clock::moment(u64::try_from(ms / 1000).ok()?))
+        .unwrap_or_else(|| NONE.to_owned())
 }

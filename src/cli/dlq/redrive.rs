@@ -6,7 +6,6 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::Desk;
@@ -14,7 +13,7 @@ use crate::broker::BrokerError;
 use crate::broker::letter::letter;
 use crate::broker::letters::Letters;
 use crate::cli::{Exit, Failure, count, progress, say};
-use crate::domain::letter::{NextBatch, next_batch};
+use crate::domain::redrive::{NextBatch, next_batch};
 use crate::shutdown;
 
 /// How long the main queue may stay as long as it is before the redrive gives up.
@@ -116,9 +115,12 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
                 () = tokio::time::sleep(pause) => {}
             }
             let sent = watch.letters.redrive(delivery, &watch.run).await;
-            sent.with_context(|| {
-                let untouched = count(total - redriven, "letter");
-                format!("stopped after {redriven} redriven; {untouched} not touched")
+            sent.map_err(|err| {
+                Failure::from(err).context(format!(
+                    "stopped after {redriven} of {}; the next one may be in both places, redriven again it finds its groups \
+                     gone; the others were not touched",
+                    count(total, "letter")
+                ))
             })?;
             redriven += 1;
             bar.set_position(redriven as u64);

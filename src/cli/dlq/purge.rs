@@ -1,0 +1,60 @@
+//! `dlq purge`: letters removed for good, after they were written to a file.
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::{Desk, export};
+use crate::cli::{Exit, Failure, count, say};
+
+pub(super) async fn purge(
+    desk: &mut Desk,
+    yes: bool,
+    file: Option<PathBuf>,
+    no_export: bool,
+) -> Result<Exit, Failure> {
+    let total = desk.meant.len();
+    if !yes {
+        say(&format!(
+            "{} would be removed; --yes removes them\n",
+            count(total, "letter")
+        ))?;
+        return Ok(Exit::Done);
+    }
+    if !no_export && total > 0 {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now())
+            .to_string()
+            .replace(':', "");
+        let file = file.unwrap_or_else(|| {
+            let number: u16 = rand::random();
+            PathBuf::from(format!("dead-letters-{now}-{number:04x}.ndjson"))
+        });
+        export::write(desk, &file)
+            .map_err(|failure| failure.context("nothing was removed".to_owned()))?;
+        say(&format!(
+            "{} written to {}\n",
+            count(total, "letter"),
+            file.display()
+        ))?;
+    }
+    for (done, (_, delivery)) in std::mem::take(&mut desk.meant).into_iter().enumerate() {
+        let removed = desk.letters.remove(delivery).await;
+        removed.map_err(|err| {
+            Failure::from(err).context(format!(
+                "stopped after {done} of {}, the last few of which may come back; the others are still there",
+                count(total, "letter")
+            ))
+        })?;
+    }
+    let back = desk.letters.make_sure().await?;
+    say(&format!(
+        "{} removed\n",
+        count(total.saturating_sub(back as usize), "letter")
+    ))?;
+    if back > 0 {
+        say(&format!(
+            "{} came back each time and could not be removed; try again\n",
+            count(back as usize, "letter")
+        ))?;
+        return Ok(Exit::Other);
+    }
+    Ok(Exit::Done)
+}
