@@ -156,7 +156,7 @@ impl Daemon {
             biased;
             () = stop.cancelled() => PhaseEnd::Stopped(None),
             () = session.life().over() => PhaseEnd::Lost,
-            () = turning(&self.status, limiter, self.suspension.recover(told)) => PhaseEnd::Over,
+            () = turning(&self.status, limiter, self.suspension.recover(session.life(), told)) => PhaseEnd::Over,
         }
     }
 

@@ -117,14 +117,41 @@ impl Life {
             .unwrap_or_else(|| "closed".to_owned())
     }
 
-    /// Looks at the clock for as long as the session lives.
-    pub(super) async fn beat(self: Arc<Self>) {
-        while self.is_on() {
-            *self.pulse.lock().expect("no panic while held") = Instant::now();
-            tokio::select! {
-                () = tokio::time::sleep(PULSE_INTERVAL) => {}
-                () = self.over() => {}
+    /// Looks at the clock for as long as the session lives. What came before, opening the session, took as long as the broker took:
+    /// that was no standstill.
+    pub(super) fn beat(self: Arc<Self>) -> impl Future<Output = ()> {
+        self.pulse();
+        async move {
+            while self.is_on() {
+                self.pulse();
+                tokio::select! {
+                    () = tokio::time::sleep(PULSE_INTERVAL) => {}
+                    () = self.over() => {}
+                }
             }
         }
+    }
+
+    fn pulse(&self) {
+        *self.pulse.lock().expect("no panic while held") = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::code::CodeTable;
+
+    #[test]
+    fn a_session_that_took_long_to_open_did_not_stand_still() {
+        let metrics = Metrics::new(&CodeTable::new(&BTreeMap::new()));
+        let life = Arc::new(Life::new(Duration::from_secs(1), Arc::new(metrics)));
+        *life.pulse.lock().unwrap() = Instant::now()
+            .checked_sub(Duration::from_mins(1))
+            .expect("the machine runs for longer than that");
+        let _beat = Arc::clone(&life).beat();
+        assert!(life.is_on(), "{}", life.reason());
     }
 }

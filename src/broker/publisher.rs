@@ -1,6 +1,7 @@
 //! Publishing a successor so that it is safe to ack the original.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
@@ -147,6 +148,43 @@ impl Publisher {
     async fn unblocked(&self) {
         // The sender lives as long as this publisher: the wait can't fail.
         let _ = self.blocked.subscribe().wait_for(|blocked| !blocked).await;
+    }
+}
+
+/// How long the broker may take to refuse or return a message that nobody gets.
+const ASK_MAX: Duration = Duration::from_secs(2);
+
+/// Makes sure that copies may be published at all: a message for a queue that does not exist has to come back.
+///
+/// Without that right the first copy would end the session, and with it return all that is in hand, again and again, until the
+/// broker dead-letters it at its delivery limit. During an alarm there is no answer; then the right counts as there.
+///
+/// # Errors
+/// [`BrokerError::Topology`] where the user may not write to the default exchange.
+pub async fn may_publish(connection: &Connection) -> Result<(), BrokerError> {
+    const WHAT: &str = "asking whether copies may be published";
+    // Its own channel: what comes late must not be taken for another message's. It stays open, because during an alarm the broker
+    // reads nothing more of this connection.
+    let channel = confirm_channel(connection).await?;
+    let nobody = format!("convgroup-nobody-{:016x}", rand::random::<u64>());
+    let options = BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
+    };
+    let asked = async {
+        let properties = BasicProperties::default();
+        let published = channel.basic_publish("".into(), nobody.into(), options, b"", properties);
+        published.await?.await
+    };
+    match tokio::time::timeout(ASK_MAX, asked).await {
+        Err(_) | Ok(Ok(_)) => Ok(()),
+        Ok(Err(err)) if err.to_string().contains("ACCESS_REFUSED") => {
+            Err(BrokerError::Topology(format!(
+                "this user may not write to the default exchange, through which copies reach the delay queues and the dead \
+                 letters; nothing is consumed without it. `convgroup-deleter topology print` has the line that grants it: {err}"
+            )))
+        }
+        Ok(Err(err)) => Err(BrokerError::Failed(WHAT, err.to_string())),
     }
 }
 

@@ -67,6 +67,8 @@ impl Session {
             life,
         };
         session.watch(amqp).await?;
+        // Last, and watched: during an alarm the broker does not read this connection any more.
+        publisher::may_publish(&session.publish).await?;
         if prefetch < amqp.prefetch {
             tokio::spawn(end_isolation(Arc::clone(&session.life)));
         }

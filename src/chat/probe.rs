@@ -51,19 +51,28 @@ impl Health {
 }
 
 /// Makes one probe call. One whose signature or account is refused is made once more with a new signature: a key that was rotated
-/// is answered like a wrong one (70009). Pacing is the caller's business: `turn` is awaited before each call.
-pub async fn probe<F>(client: &ChatClient, codes: &CodeTable, turn: impl Fn() -> F) -> Health
+/// is answered like a wrong one (70009). Pacing is the caller's business: `turn` is awaited before each call, and says whether it
+/// may leave at all. `None`: it may not.
+pub async fn probe<F>(
+    client: &ChatClient,
+    codes: &CodeTable,
+    turn: impl Fn() -> F,
+) -> Option<Health>
 where
-    F: Future<Output = ()> + Send,
+    F: Future<Output = bool> + Send,
 {
-    turn().await;
+    if !turn().await {
+        return None;
+    }
     let verdict = call(client, codes).await;
     let refused = matches!(verdict.class(), Class::Signature | Class::Account);
     if !refused || verdict.row.label == AUTH_THROTTLED {
-        return Health::of(verdict);
+        return Some(Health::of(verdict));
     }
-    turn().await;
-    Health::of(call(client, codes).await)
+    if !turn().await {
+        return None;
+    }
+    Some(Health::of(call(client, codes).await))
 }
 
 async fn call(client: &ChatClient, codes: &CodeTable) -> Verdict {

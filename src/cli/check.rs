@@ -9,6 +9,7 @@ use crate::broker::BrokerError;
 use crate::broker::address::BrokerAddress;
 use crate::broker::connect::{Connection, connect_any};
 use crate::broker::declare::{self, Standing};
+use crate::broker::publisher::may_publish;
 use crate::chat::client::ChatClient;
 use crate::chat::probe::{Health, probe};
 use crate::chat::signer::Signer;
@@ -110,6 +111,13 @@ async fn exchange(connection: &Connection, amqp: &Amqp) -> Finding {
 }
 
 async fn queues(connection: &Connection, amqp: &Amqp) -> Finding {
+    let found = queues_there(connection, amqp).await?;
+    // Last: during an alarm the broker does not read this connection any more.
+    may_publish(connection).await.map_err(|err| refused(&err))?;
+    Ok(found)
+}
+
+async fn queues_there(connection: &Connection, amqp: &Amqp) -> Finding {
     if !amqp.declare {
         declare::verify(connection, &amqp.topology)
             .await
@@ -140,9 +148,9 @@ async fn api(config: &Config) -> Finding {
     let other = |problem| (Exit::Other, problem);
     let signer = Signer::new(&config.im, None).map_err(other)?;
     let client = ChatClient::new(&config.im, signer, 1).map_err(other)?;
-    let health = probe(&client, &config.codes, || async {}).await;
+    let health = probe(&client, &config.codes, || async { true }).await;
     let endpoint = config.im.endpoint.as_str();
-    match health {
+    match health.expect("nothing keeps it from leaving") {
         Health::Healthy => Ok(format!("{endpoint}: calls work (probe is healthy)")),
         Health::Faulty(verdict) => Err((Exit::Other, format!("{endpoint}: {verdict}"))),
         Health::Unreachable(verdict) => Err((Exit::Unavailable, format!("{endpoint}: {verdict}"))),

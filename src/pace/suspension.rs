@@ -28,6 +28,13 @@ use crate::metrics::Metrics;
 
 /// Asked again within a minute after [`AUTH_THROTTLED`], the API goes on refusing.
 const AUTH_THROTTLED_PAUSE: Duration = Duration::from_mins(1);
+/// While the last deletion that worked is not older, the account works for others: a doubtful answer asks the probe, but holds
+/// nobody up.
+const WORKED_LATELY: Duration = Duration::from_secs(5);
+/// How often a probe is made anew that is turned away because calls come too often.
+const PROBE_THROTTLED_MAX: u32 = 4;
+/// The pause before that: the API counts by the second.
+const PROBE_THROTTLED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Whether calls may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +93,9 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Account(verdict) => write!(f, "the account is at fault: {verdict}"),
+            Self::Unreachable(verdict) if verdict.class() == Class::Throttled => {
+                write!(f, "the API turns all calls away: {verdict}")
+            }
             Self::Unreachable(verdict) => write!(f, "the API can't be reached: {verdict}"),
         }
     }
@@ -98,6 +108,8 @@ pub struct Suspension {
     reason: StdMutex<Option<Reason>>,
     window: StdMutex<Window>,
     healthy_at: Mutex<Option<Instant>>,
+    /// When the last answer came that a group is deleted or gone.
+    worked_at: StdMutex<Option<Instant>>,
     limiter: Limiter,
     client: Arc<ChatClient>,
     codes: Arc<CodeTable>,
@@ -120,6 +132,7 @@ impl Suspension {
             reason: StdMutex::new(None),
             window: StdMutex::new(Window::new(settings.window, settings.failure_ratio)),
             healthy_at: Mutex::new(None),
+            worked_at: StdMutex::new(None),
             limiter,
             client,
             codes,
@@ -203,16 +216,20 @@ impl Suspension {
 
     /// Takes in a finished call. A window of mostly transient ones asks the probe, and suspends unless it is healthy: a few
     /// messages that always fail must not stop the others.
-    pub async fn observe(&self, verdict: &Verdict, called: Instant) {
+    pub async fn observe(&self, verdict: &Verdict, called: Instant, life: &Life) {
+        if matches!(verdict.class(), Class::Deleted | Class::Gone) {
+            *self.worked_at.lock().expect("no panic while held") = Some(Instant::now());
+        }
         let tripped = self.window().observe(verdict.class());
-        if tripped && self.ask_probe(verdict, called).await {
+        if tripped && self.ask_probe(verdict, called, life).await {
             self.window().clear();
         }
     }
 
     /// Asks the probe whether the account is healthy, because the answer to a call made at `called` says that it may not be.
-    /// One probe that was sent later than their calls speaks for all who ask. `false`: the daemon is suspended now, or stops.
-    pub async fn ask_probe(&self, verdict: &Verdict, called: Instant) -> bool {
+    /// One probe that was sent later than their calls speaks for all who ask. `false`: the daemon is suspended now, stops, or has
+    /// lost its session, and with it the right to call.
+    pub async fn ask_probe(&self, verdict: &Verdict, called: Instant, life: &Life) -> bool {
         let mut healthy_at = self.healthy_at.lock().await;
         if matches!(*self.gate.borrow(), Gate::Suspended | Gate::Draining) {
             return false;
@@ -224,14 +241,24 @@ impl Suspension {
             self.suspend(Reason::Account(verdict.clone()));
             return false;
         }
-        let _probing = Probing::new(&self.gate);
+        let _probing = self.is_suspect(verdict).then(|| Probing::new(&self.gate));
         let started = Instant::now();
-        if let Some(reason) = Reason::of(self.probe().await) {
+        let Some(health) = self.probe(life).await else {
+            return false;
+        };
+        if let Some(reason) = Reason::of(health) {
             self.suspend(reason);
             return false;
         }
         *healthy_at = Some(started);
         !self.is_suspended()
+    }
+
+    /// Whether calls had better wait for what the probe says: the answer names the account, or nothing has worked lately.
+    fn is_suspect(&self, verdict: &Verdict) -> bool {
+        let worked_at = *self.worked_at.lock().expect("no panic while held");
+        matches!(verdict.class(), Class::Account | Class::Signature)
+            || worked_at.is_none_or(|at| at.elapsed() > WORKED_LATELY)
     }
 
     /// Why the daemon is suspended, in words.
@@ -245,8 +272,8 @@ impl Suspension {
     }
 
     /// Probes at growing intervals until the account is healthy, then opens the gate. `told` hears the reason and the pause
-    /// before each probe.
-    pub async fn recover(&self, mut told: impl FnMut(&Reason, Duration)) {
+    /// before each probe. Ends without that when the session is over.
+    pub async fn recover(&self, life: &Life, mut told: impl FnMut(&Reason, Duration)) {
         let mut pauses = Intervals::probe(self.settings.probe_min, self.settings.probe_max);
         let started = Instant::now();
         loop {
@@ -256,7 +283,10 @@ impl Suspension {
             let pause = reason.pause(pauses.next_pause());
             told(&reason, pause);
             tokio::time::sleep(pause).await;
-            let Some(next) = Reason::of(self.probe().await) else {
+            let Some(health) = self.probe(life).await else {
+                return;
+            };
+            let Some(next) = Reason::of(health) else {
                 break;
             };
             if next != reason {
@@ -274,21 +304,31 @@ impl Suspension {
             .send_if_modified(|gate| replace(gate, Gate::Suspended, Gate::Open));
     }
 
-    async fn probe(&self) -> Health {
-        let turn = || async {
-            self.limiter.turn(|| true).await;
-        };
-        let health = probe(&self.client, &self.codes, turn).await;
-        self.metrics
-            .probes_total
-            .with_label_values(&[health.label()])
-            .inc();
-        if let Health::Unreachable(verdict) = &health
-            && verdict.class() == Class::Throttled
-        {
-            self.limiter.slow_down();
+    /// `None`: the session is over, and no call may leave.
+    async fn probe(&self, life: &Life) -> Option<Health> {
+        // Past the line: those in it may be waiting for what the probe says.
+        let turn = || self.limiter.turn_at_head(|| life.is_on());
+        let mut throttled = 0;
+        loop {
+            let health = probe(&self.client, &self.codes, turn).await?;
+            self.metrics
+                .probes_total
+                .with_label_values(&[health.label()])
+                .inc();
+            match &health {
+                Health::Unreachable(verdict) if verdict.class() == Class::Throttled => {
+                    self.limiter.slow_down();
+                }
+                _ => return Some(health),
+            }
+            // Turned away, it says nothing about the account; others may have used up the limit of this second.
+            let draining = *self.gate.borrow() == Gate::Draining;
+            if draining || throttled == PROBE_THROTTLED_MAX {
+                return Some(health);
+            }
+            throttled += 1;
+            tokio::time::sleep(PROBE_THROTTLED_PAUSE).await;
         }
-        health
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {

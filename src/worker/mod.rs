@@ -142,7 +142,7 @@ impl Worker {
             attempts_max: self.retry.max_attempts,
             tiers: self.topology.tiers.len(),
         };
-        let ends = self.excused(ends, attempt, limits).await;
+        let ends = self.excused(ends, attempt, limits, life).await;
         let decision = decide(event.groups(), &ends, attempt, limits);
         Judged {
             event: Ok(event),
@@ -169,14 +169,24 @@ impl Worker {
 
     /// Takes back passing failures that were not the message's doing: those met while the API turns out to be unreachable. The
     /// last failure before a dead letter is worth a probe of its own: few messages in a long outage never fill the window.
-    async fn excused(&self, ends: Vec<NameEnd>, attempt: Attempt, limits: Limits) -> Vec<NameEnd> {
+    async fn excused(
+        &self,
+        ends: Vec<NameEnd>,
+        attempt: Attempt,
+        limits: Limits,
+        life: &Life,
+    ) -> Vec<NameEnd> {
         let Some(verdict) = ends.iter().find_map(NameEnd::passing_failure) else {
             return ends;
         };
         // A daemon that stops does not probe any more: then nobody knows, and nobody dies of it.
         let dying = limits.is_last(attempt);
         let excused = self.suspension.is_suspended()
-            || dying && !self.suspension.ask_probe(verdict, Instant::now()).await;
+            || dying
+                && !self
+                    .suspension
+                    .ask_probe(verdict, Instant::now(), life)
+                    .await;
         if excused {
             return ends.into_iter().map(NameEnd::excused).collect();
         }

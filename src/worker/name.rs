@@ -34,7 +34,7 @@ impl Worker {
             failpoint::reach(Point::AfterCall);
             let reset = call.reply == Reply::Reset;
             let (usersig, called) = (call.usersig.clone(), call.started);
-            let verdict = self.judged(call).await;
+            let verdict = self.judged(call, life).await;
             let step = next_step(verdict.class(), reset, tries, self.retry.quick_attempts);
             tries = tries.after(step);
             connection = Connection::Pooled;
@@ -49,7 +49,7 @@ impl Worker {
                 Step::SlowDown => self.suspension.limiter().slow_down(),
                 Step::SignAnew => self.client.signer.renew(&usersig),
                 Step::AskProbe => {
-                    let healthy = self.suspension.ask_probe(&verdict, called).await;
+                    let healthy = self.suspension.ask_probe(&verdict, called, life).await;
                     let changed = self.client.signer.current() != usersig;
                     if !is_called_again(healthy, changed, tries) {
                         return NameEnd::after_probe(verdict, healthy);
@@ -60,7 +60,7 @@ impl Worker {
         }
     }
 
-    async fn judged(&self, call: Call) -> Verdict {
+    async fn judged(&self, call: Call, life: &Life) -> Verdict {
         let called = call.started;
         let verdict = self.codes.classify(call.reply);
         let class = verdict.class();
@@ -77,7 +77,7 @@ impl Worker {
                 .last_success_timestamp_seconds
                 .set(unix_seconds());
         }
-        self.suspension.observe(&verdict, called).await;
+        self.suspension.observe(&verdict, called, life).await;
         verdict
     }
 

@@ -380,3 +380,61 @@ async fn a_partial_outage_harms_only_its_own() {
     );
     world.nothing_is_left(&daemon).await;
 }
+
+/// A doubtful answer to one message is the probe's business, not everybody's: while others are deleted, they go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doubtful_answer_holds_up_nobody_while_others_work() {
+    let world = World::new().await.set("CONVGROUP_IM__TIMEOUT", "10s");
+    world.declare().await;
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(70107)).user("doubtful"));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::Hang).probes(Probes::Only));
+    world.user("doubtful", &["a"]);
+    let before = world.backlog(60).await;
+    world.publish("doubtful", &["a"]).await;
+    let behind = world.backlog(200).await;
+    let mut daemon = world.daemon().await;
+    world.eventually_deleted(&before, PATIENCE).await;
+    world.eventually_deleted(&behind, PATIENCE).await;
+    let metrics = daemon.metrics().await;
+    assert_eq!(
+        metrics.sum("convgroup_probes_total"),
+        0.0,
+        "the probe has not come back yet"
+    );
+    assert_eq!(metrics.value("convgroup_in_flight", &[]), 1.0);
+    world.sandbox.clear_faults();
+    daemon.ready(PATIENCE).await;
+    world
+        .eventually_deleted(&["doubtful".to_owned()], PATIENCE)
+        .await;
+    world.nothing_is_left(&daemon).await;
+}
+
+/// The probe that is turned away because others use up the limit says nothing about the account: it is made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throttled_probe_is_made_again() {
+    let world = World::new().await;
+    world.declare().await;
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(70107)).user("doubtful").times(1));
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(60007)).probes(Probes::Only).times(2));
+    world.user("doubtful", &["a"]);
+    world.publish("doubtful", &["a"]).await;
+    let daemon = world.daemon().await;
+    let metrics = eventually_settled(&daemon, "delayed", 1).await;
+    assert_eq!(probes(&metrics, "unreachable"), 2.0);
+    assert_eq!(probes(&metrics, "healthy"), 1.0);
+    assert_eq!(metrics.sum("convgroup_suspensions_total"), 0.0);
+    assert_eq!(settled(&metrics, "returned"), 0.0);
+    world
+        .eventually_deleted(&["doubtful".to_owned()], PATIENCE)
+        .await;
+    world.nothing_is_left(&daemon).await;
+}

@@ -5,30 +5,65 @@ use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
 use crate::harness::broker::persistent;
-use crate::harness::{PATIENCE, shared_node, unique};
+use crate::harness::{PATIENCE, eventually, shared_node, unique};
 use crate::world::{World, event, eventually_settled};
 
 /// A user with exactly the rights that `topology print` names for it.
 async fn user_with(printed: &str, who: &str) -> String {
-    let node = shared_node().await;
     let line = printed
         .lines()
         .find(|line| line.contains(&format!("VHOST {who} ")))
         .unwrap_or_else(|| panic!("no rights for {who} in {printed}"));
     let quoted: Vec<&str> = line.split('\'').skip(1).step_by(2).collect();
+    user_who_may(who, [quoted[0], quoted[1], quoted[2]]).await
+}
+
+/// A user with the rights to configure, write and read what these name.
+async fn user_who_may(who: &str, [configure, write, read]: [&str; 3]) -> String {
+    let node = shared_node().await;
     let user = unique(who);
     node.ctl(&["add_user", &user, "password"]).await;
-    node.ctl(&[
-        "set_permissions",
-        "-p",
-        "/",
-        &user,
-        quoted[0],
-        quoted[1],
-        quoted[2],
-    ])
-    .await;
+    node.ctl(&["set_permissions", "-p", "/", &user, configure, write, read])
+        .await;
     format!("amqp://{user}:password@{}/%2f", node.addr())
+}
+
+/// It could delete, but neither delay nor dead-letter: the first copy would end the session, and return all that is in hand, until
+/// the broker dead-letters that at its delivery limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_write_copies_nothing_is_consumed() {
+    let world = World::new().await;
+    world.declare().await;
+    let (main, others) = (
+        world.config.queue(),
+        format!("^{}\\..*$", world.config.queue()),
+    );
+    let lame = user_who_may("lame", ["^$", &others, &format!("^{main}$")]).await;
+    world.publish_raw(b"broken", persistent()).await;
+    world.publish("user15", &["a"]).await;
+    let world = world
+        .set("CONVGROUP_AMQP__URL", &lame)
+        .set("CONVGROUP_AMQP__DECLARE", false);
+    let daemon = world.config.spawn();
+    eventually("the missing right is told", PATIENCE, async || {
+        let told = daemon.try_http("/readyz").await;
+        told.is_ok_and(|(status, reason)| {
+            status == 503 && reason.contains("may not write to the default exchange")
+        })
+    })
+    .await;
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(
+        output.contains("may not write to the default exchange"),
+        "{output}"
+    );
+    let metrics = daemon.metrics().await;
+    assert_eq!(metrics.sum("convgroup_messages_received_total"), 0.0);
+    world
+        .broker
+        .eventually_depth(world.config.queue(), 2, PATIENCE)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
