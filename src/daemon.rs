@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::session::{Deliveries, Session};
 use crate::broker::supervisor::Supervisor;
 use crate::chat::client::ChatClient;
+use crate::chat::connects::Connected;
 use crate::chat::signer::Signer;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -65,11 +66,14 @@ impl Daemon {
     pub fn new(config: Config, metrics: Arc<Metrics>, status: Arc<Status>) -> Result<Self, String> {
         let signer = Signer::new(&config.im, Some(Arc::clone(&metrics)))?;
         let prefetch = usize::from(config.amqp.prefetch);
-        let client = Arc::new(ChatClient::new(&config.im, signer, prefetch)?);
+        let limiter = Arc::new(Limiter::new(config.calls_per_second, Arc::clone(&metrics)));
+        let pace = Arc::clone(&limiter);
+        let connected: Connected = Arc::new(move |began, made| pace.left_later(began, made));
+        let client = Arc::new(ChatClient::new(&config.im, signer, prefetch, &connected)?);
         let codes = Arc::new(config.codes);
         let suspension = Arc::new(Suspension::new(
             config.suspend,
-            Limiter::new(config.calls_per_second, Arc::clone(&metrics)),
+            limiter,
             Arc::clone(&client),
             Arc::clone(&codes),
             Arc::clone(&metrics),

@@ -1,12 +1,14 @@
 //! One call: `POST /v4/recentcontact/del_contact_group` for one user and one group.
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Response, StatusCode, redirect};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::connects::{Connected, Connects};
 use super::signer::{Signer, UserSig};
 use crate::config::Im;
 use crate::domain::reply::Reply;
@@ -70,11 +72,17 @@ struct ReplyBody {
 }
 
 impl ChatClient {
-    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight.
+    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight. `connected` hears of each
+    /// that is made.
     ///
     /// # Errors
     /// The TLS set-up failed.
-    pub fn new(im: &Im, signer: Signer, connections_max: usize) -> Result<Self, String> {
+    pub fn new(
+        im: &Im,
+        signer: Signer,
+        connections_max: usize,
+        connected: &Connected,
+    ) -> Result<Self, String> {
         let builder = |idle_max| {
             Client::builder()
                 .user_agent(concat!("convgroup-deleter/", env!("CARGO_PKG_VERSION")))
@@ -85,6 +93,7 @@ impl ChatClient {
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .http1_only()
+                .connector_layer(Connects(Arc::clone(connected)))
                 .build()
                 .map_err(|err| format!("the HTTP client can't be set up: {}", err.without_url()))
         };

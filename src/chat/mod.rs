@@ -3,6 +3,7 @@
 //! A call never fails: it ends in a [`crate::domain::reply::Reply`]. The `UserSig` travels in the URL, so no URL, and no
 //! error that could print one, leaves this room.
 pub mod client;
+pub mod connects;
 pub mod endpoint;
 pub mod probe;
 pub mod signer;

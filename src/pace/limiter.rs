@@ -1,7 +1,9 @@
 //! The pace: an even spacing that never lets more than the limit through in any sliding second.
 //!
 //! [`Spacing`] says when the next call may leave; [`Limiter`] makes calls wait for it in line. The spacing is enforced where a
-//! call is released, not reserved ahead: slots reserved ahead bunch up when the process runs late.
+//! call is released, not reserved ahead: slots reserved ahead bunch up when the process runs late. A call that has to connect
+//! first leaves later than that. It is counted from when it was released until a second after it has left: else the first calls
+//! after a pause, which all connect, would leave together with those behind them, which find their connections open.
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -106,6 +108,19 @@ impl Spacing {
         }
         self.released.push_back(now);
         self.climb(now);
+    }
+
+    /// Records that the call that was released at `released` leaves only now, because it had to connect first. Which of several
+    /// neighbours it was makes no difference. One that takes longer than the window to connect is not counted meanwhile.
+    pub fn left_later(&mut self, released: Instant, now: Instant) {
+        let before = self.released.partition_point(|&at| at <= released);
+        if before > 0 {
+            self.released.remove(before - 1);
+        } else if self.released.len() >= self.limit as usize {
+            self.released.pop_front();
+        }
+        let latest = self.released.back().map_or(now, |&latest| latest.max(now));
+        self.released.push_back(latest);
     }
 
     /// Lets nothing leave before `moment`.
@@ -236,6 +251,11 @@ impl Limiter {
         }
     }
 
+    /// Takes note that a call which was released at `released` has left at `left`, see [`Spacing::left_later`].
+    pub fn left_later(&self, released: Instant, left: Instant) {
+        self.spacing().left_later(released, left);
+    }
+
     /// Lets nobody leave for a while.
     pub fn hold(&self, pause: Duration) {
         self.spacing().hold_until(Instant::now() + pause);
@@ -248,6 +268,8 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -400,6 +422,41 @@ mod tests {
         ) {
             let left = run(limit, 4, |index| Duration::from_micros(lateness[index % lateness.len()]));
             prop_assert!(worst_second(&left) <= limit as usize);
+        }
+
+        /// As the API sees it: calls that have to connect arrive later than they were released, by whatever time that takes.
+        #[test]
+        fn no_sliding_second_sees_more_than_the_limit_arrive(
+            limit in 1_u32..300,
+            connecting in proptest::collection::vec((1_usize..200, 0_u64..1000), 1..20),
+        ) {
+            let start = Instant::now();
+            let mut spacing = Spacing::new(limit);
+            let (mut now, mut arrived, mut under_way) = (start, Vec::new(), BTreeSet::new());
+            // Phases in which each call takes so long to connect; not at all where it is below 300 ms.
+            let calls = connecting.into_iter().flat_map(|(count, ms)| std::iter::repeat_n(ms, count));
+            for (number, ms) in calls.enumerate() {
+                loop {
+                    let next = spacing.next(now).max(now);
+                    let Some(&(arrival, _, released)) = under_way.first().filter(|(arrival, _, _)| *arrival <= next) else {
+                        now = next;
+                        break;
+                    };
+                    now = now.max(arrival);
+                    under_way.pop_first();
+                    spacing.left_later(released, now);
+                    arrived.push(now);
+                }
+                spacing.release(now);
+                if ms < 300 {
+                    arrived.push(now);
+                } else {
+                    under_way.insert((now + Duration::from_millis(ms), number, now));
+                }
+            }
+            arrived.extend(under_way.into_iter().map(|(arrival, _, _)| arrival));
+            arrived.sort();
+            prop_assert!(worst_second(&arrived) <= limit as usize, "{}", worst_second(&arrived));
         }
 
         /// Through cuts and pauses as well; and the pace shown just before a call leaves is the one that follows it.

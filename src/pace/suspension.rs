@@ -110,7 +110,7 @@ pub struct Suspension {
     healthy_at: Mutex<Option<Instant>>,
     /// When the last answer came that a group is deleted or gone.
     worked_at: StdMutex<Option<Instant>>,
-    limiter: Limiter,
+    limiter: Arc<Limiter>,
     client: Arc<ChatClient>,
     codes: Arc<CodeTable>,
     settings: config::Suspend,
@@ -122,7 +122,7 @@ impl Suspension {
     #[must_use]
     pub fn new(
         settings: config::Suspend,
-        limiter: Limiter,
+        limiter: Arc<Limiter>,
         client: Arc<ChatClient>,
         codes: Arc<CodeTable>,
         metrics: Arc<Metrics>,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use convgroup_deleter::sandbox::{CallRecord, Fault, Rule};
 
 use crate::harness::{Daemon, Metrics, PATIENCE, Proxy, shared_node};
+use crate::tls::Authority;
 use crate::world::{World, event, eventually_settled, seconds, settled};
 
 const LIMIT: u32 = 40;
@@ -220,5 +221,26 @@ async fn the_first_call_comes_a_second_after_the_first_delivery() {
     let calls = world.sandbox.calls();
     let first = calls[0].instant.duration_since(published);
     assert!(first >= seconds(1), "{first:?}");
+    world.nothing_is_left(&daemon).await;
+}
+
+/// After a pause all calls have to connect, which takes its round trips; those behind them find the connections open. Both
+/// together must not be more than the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_connect_first_do_not_arrive_on_top_of_others() {
+    let world = world().await;
+    let authority = Authority::new();
+    let front = authority.front(world.sandbox.addr()).await;
+    let far = Proxy::start(front).await;
+    // One way; the handshake needs both.
+    far.delay(Duration::from_millis(400));
+    let world = world
+        .set("CONVGROUP_IM__BASE_URL", format!("https://{}", far.addr()))
+        .set("SSL_CERT_FILE", authority.path("ca.pem").display());
+    world.declare().await;
+    queue_events(&world, 160).await;
+    let daemon = world.daemon().await;
+    deleted(&world, 160).await;
+    assert_the_limit_held(&world.sandbox.calls());
     world.nothing_is_left(&daemon).await;
 }
