@@ -8,7 +8,7 @@ ON = $(if $(RABBITMQ),bin=$$(.ci/rabbitmq-of $(RABBITMQ)) && RABBITMQ_HOME_BIN=$
 DEMO := target/release/examples/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test chaos bench lint release
+.PHONY: help demo run test chaos bench lint deny release
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench: ## speed, cost and pace against a bare loop; prints tables and writes doc
 chaos: ## 20,000 events while API, daemon and broker fail at random; several minutes (CHAOS_SEED=… repeats a run)
 	@$(INSTALL) rabbitmq-server
 	$(ON)CHAOS=long cargo test --locked --test it -- --nocapture chaos::
+
+deny: ## licences, sources and advisories of the dependencies; needs cargo-deny
+	cargo deny check
 
 lint: ## formatting, lints and docs, warnings are errors
 	cargo fmt --check

@@ -1,6 +1,7 @@
 //! Points at which a test can make the process die or the code panic. Without debug assertions they compile to nothing.
 //!
-//! `TEST_FAILPOINT=POINT=ACTION[:N]` acts when the point is reached for the Nth time (the first if N is not given).
+//! `TEST_FAILPOINT=POINT=ACTION[:N]` acts when the point is reached for the Nth time (the first if N is not given): `panic`
+//! panics, `panic_always` each time from then on, any other word kills the process.
 //! `TEST_SHORTENED_MS=N` makes the one long wait short that no test could sit out.
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The Chat API, seen from the client: the only room that names reqwest.
+//! The Chat API, seen from the client: the only room that names reqwest (but for `check --ready`, which asks a running daemon).
 //!
 //! A call never fails: it ends in a [`crate::domain::reply::Reply`]. The `UserSig` travels in the URL, so no URL, and no
 //! error that could print one, leaves this room.
