@@ -24,7 +24,8 @@ impl Window {
         }
     }
 
-    /// Takes in a call; says whether the window is mostly transient now.
+    /// Takes in a call; says whether the window is mostly transient now. It says so once, and begins anew: calls go on while the
+    /// probe is out, and need not ask for another.
     pub fn observe(&mut self, class: Class) -> bool {
         if self.transient.len() == self.size && self.transient.pop_front() == Some(true) {
             self.count -= 1;
@@ -32,7 +33,12 @@ impl Window {
         let transient = class == Class::Transient;
         self.transient.push_back(transient);
         self.count += usize::from(transient);
-        self.transient.len() == self.size && self.count as f64 >= self.ratio * self.size as f64
+        let tripped =
+            self.transient.len() == self.size && self.count as f64 >= self.ratio * self.size as f64;
+        if tripped {
+            self.clear();
+        }
+        tripped
     }
 
     /// Forgets everything: the API has been found healthy.
@@ -66,6 +72,8 @@ mod tests {
     fn a_full_window_of_mostly_transient_calls_trips() {
         check("tttt", false);
         check("ttttt", true);
+        check("tttttttt", false);
+        check("tttttttttt", true);
         check("dtttt", true);
         check("ddttt", false);
         check("tttttdd", false);
