@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::session::{Deliveries, Session};
 use crate::broker::supervisor::Supervisor;
 use crate::chat::client::ChatClient;
-use crate::chat::connects::Connected;
+use crate::chat::connects::Hears;
 use crate::chat::signer::Signer;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -68,8 +68,8 @@ impl Daemon {
         let prefetch = usize::from(config.amqp.prefetch);
         let limiter = Arc::new(Limiter::new(config.calls_per_second, Arc::clone(&metrics)));
         let pace = Arc::clone(&limiter);
-        let connected: Connected = Arc::new(move |began, made| pace.left_later(began, made));
-        let client = Arc::new(ChatClient::new(&config.im, signer, prefetch, &connected)?);
+        let hears: Hears = Arc::new(move |connect| pace.connects(connect));
+        let client = Arc::new(ChatClient::new(&config.im, signer, prefetch, &hears)?);
         let codes = Arc::new(config.codes);
         let suspension = Arc::new(Suspension::new(
             config.suspend,

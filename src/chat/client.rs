@@ -8,7 +8,7 @@ use reqwest::{Client, Response, StatusCode, redirect};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::connects::{Connected, Connects};
+use super::connects::{Connects, Hears};
 use super::signer::{Signer, UserSig};
 use crate::config::Im;
 use crate::domain::reply::Reply;
@@ -72,8 +72,8 @@ struct ReplyBody {
 }
 
 impl ChatClient {
-    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight. `connected` hears of each
-    /// that is made.
+    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight. `hears` is told of
+    /// each that is made.
     ///
     /// # Errors
     /// The TLS set-up failed.
@@ -81,7 +81,7 @@ impl ChatClient {
         im: &Im,
         signer: Signer,
         connections_max: usize,
-        connected: &Connected,
+        hears: &Hears,
     ) -> Result<Self, String> {
         let builder = |idle_max| {
             Client::builder()
@@ -93,7 +93,7 @@ impl ChatClient {
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .http1_only()
-                .connector_layer(Connects(Arc::clone(connected)))
+                .connector_layer(Connects(Arc::clone(hears)))
                 .build()
                 .map_err(|err| format!("the HTTP client can't be set up: {}", err.without_url()))
         };

@@ -1,4 +1,4 @@
-//! Tells when a connection was made.
+//! Tells when connections are made.
 //!
 //! A call that has to make one leaves later than it was let go: TCP and TLS take two or three round trips. The pace counts it where
 //! it leaves (see [`crate::pace::limiter`]).
@@ -10,18 +10,43 @@ use std::time::Instant;
 
 use tower::{Layer, Service};
 
-/// Hears of each connection that was made: when that began, and when it was done.
-pub type Connected = Arc<dyn Fn(Instant, Instant) + Send + Sync>;
+/// What happens to a connection that a call needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connect {
+    /// It is begun.
+    Begun(Instant),
+    /// It is there, and a call leaves on it; or it is given up. The call may have left on another one meanwhile.
+    Ended(Instant),
+}
+
+/// Hears of connections: of each that is begun, and then that it ended.
+pub type Hears = Arc<dyn Fn(Connect) + Send + Sync>;
+
+/// A connection that is begun. It ends with this, however it ends.
+struct Begun(Hears);
+
+impl Begun {
+    fn new(hears: &Hears) -> Self {
+        hears(Connect::Begun(Instant::now()));
+        Self(Arc::clone(hears))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        (self.0)(Connect::Ended(Instant::now()));
+    }
+}
 
 /// Wraps what connects.
 #[derive(Clone)]
-pub(super) struct Connects(pub(super) Connected);
+pub(super) struct Connects(pub(super) Hears);
 
 /// What connects, and tells of it.
 #[derive(Clone)]
 pub(super) struct Connecting<S> {
     inner: S,
-    connected: Connected,
+    hears: Hears,
 }
 
 impl<S> Layer<S> for Connects {
@@ -30,7 +55,7 @@ impl<S> Layer<S> for Connects {
     fn layer(&self, inner: S) -> Connecting<S> {
         Connecting {
             inner,
-            connected: Arc::clone(&self.0),
+            hears: Arc::clone(&self.0),
         }
     }
 }
@@ -49,13 +74,12 @@ where
     }
 
     fn call(&mut self, to: R) -> Self::Future {
-        let began = Instant::now();
+        let begun = Begun::new(&self.hears);
         let connecting = self.inner.call(to);
-        let connected = Arc::clone(&self.connected);
         Box::pin(async move {
-            let connection = connecting.await?;
-            connected(began, Instant::now());
-            Ok(connection)
+            let connection = connecting.await;
+            drop(begun);
+            connection
         })
     }
 }

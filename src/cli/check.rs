@@ -12,7 +12,7 @@ use crate::broker::connect::{Connection, connect_any};
 use crate::broker::declare::{self, Standing};
 use crate::broker::publisher::may_publish;
 use crate::chat::client::ChatClient;
-use crate::chat::connects::Connected;
+use crate::chat::connects::Hears;
 use crate::chat::probe::{Health, probe};
 use crate::chat::signer::Signer;
 use crate::config::{Amqp, Config, Settings};
@@ -149,8 +149,8 @@ async fn queues_there(connection: &Connection, amqp: &Amqp) -> Finding {
 async fn api(config: &Config) -> Finding {
     let other = |problem| (Exit::Other, problem);
     let signer = Signer::new(&config.im, None).map_err(other)?;
-    let client = ChatClient::new(&config.im, signer, 1, &(Arc::new(|_, _| {}) as Connected))
-        .map_err(other)?;
+    let client =
+        ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as Hears)).map_err(other)?;
     let health = probe(&client, &config.codes, || async { true }).await;
     let endpoint = config.im.endpoint.as_str();
     match health.expect("nothing keeps it from leaving") {

@@ -2,7 +2,7 @@
 //!
 //! [`Spacing`] says when the next call may leave; [`Limiter`] makes calls wait for it in line. The spacing is enforced where a
 //! call is released, not reserved ahead: slots reserved ahead bunch up when the process runs late. A call that has to connect
-//! first leaves later than that. It is counted from when it was released until a second after it has left: else the first calls
+//! first leaves later than that. It is counted while it connects, and for a second from when it has left: else the first calls
 //! after a pause, which all connect, would leave together with those behind them, which find their connections open.
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
+use crate::chat::connects::Connect;
 use crate::metrics::Metrics;
 
 /// The window in which at most `limit` calls leave. The milliseconds above a second absorb what network and scheduler squeeze
 /// together on the way to the API; more of them would cost more than two percent of the limit.
 const WINDOW: Duration = Duration::from_millis(1014);
+/// How soon to look again while as many calls as may leave in a second have yet to connect.
+const CONNECTING_LOOK: Duration = Duration::from_millis(10);
 /// How much lateness is made up for: timers tick in milliseconds, and without this each tick would cost rate.
 const LATENESS_MAX: Duration = Duration::from_millis(10);
 /// Throttled answers that belong to the same burst cut the pace only once.
@@ -41,7 +44,10 @@ pub struct Spacing {
     pace: f64,
     due: Option<Instant>,
     not_before: Option<Instant>,
+    /// When the last calls left, `limit` of them at most.
     released: VecDeque<Instant>,
+    /// Calls that have to connect before they leave.
+    connecting: usize,
     /// When the pace was cut last, and the pace at which the API throttled then.
     cut: Option<(Instant, f64)>,
     climbed: Option<Instant>,
@@ -58,6 +64,7 @@ impl Spacing {
             due: None,
             not_before: None,
             released: VecDeque::new(),
+            connecting: 0,
             cut: None,
             climbed: None,
         }
@@ -85,12 +92,13 @@ impl Spacing {
     /// When the next call may leave; a moment in the past means now.
     #[must_use]
     pub fn next(&self, now: Instant) -> Instant {
-        let full = self.released.len() >= self.limit as usize;
-        let room = self
-            .released
-            .front()
-            .filter(|_| full)
-            .map(|&oldest| oldest + WINDOW);
+        // So many may be in the window beside those that have yet to leave.
+        let places = (self.limit as usize).saturating_sub(self.connecting);
+        let room = match self.released.len().checked_sub(places) {
+            None => None,
+            Some(_) if places == 0 => Some(now + CONNECTING_LOOK),
+            Some(index) => Some(self.released[index] + WINDOW),
+        };
         [self.due, self.not_before, room]
             .into_iter()
             .flatten()
@@ -103,24 +111,33 @@ impl Spacing {
         let spacing = WINDOW.div_f64(self.pace);
         let earliest = now.checked_sub(LATENESS_MAX).unwrap_or(now);
         self.due = Some(self.due.map_or(now, |due| due.max(earliest)) + spacing);
+        self.record(now);
+        self.climb(now);
+    }
+
+    /// Records that a call, released just before `now`, has to connect before it leaves. Which of several neighbours it was makes
+    /// no difference.
+    pub fn connect_begun(&mut self, now: Instant) {
+        let before = self.released.partition_point(|&at| at <= now);
+        if before > 0 {
+            self.released.remove(before - 1);
+        }
+        self.connecting += 1;
+    }
+
+    /// Records that such a call leaves now; or that it need not connect any more, because another connection was free before or
+    /// because it failed.
+    pub fn connect_ended(&mut self, now: Instant) {
+        self.connecting = self.connecting.saturating_sub(1);
+        let latest = self.released.back().map_or(now, |&latest| latest.max(now));
+        self.record(latest);
+    }
+
+    fn record(&mut self, now: Instant) {
         if self.released.len() >= self.limit as usize {
             self.released.pop_front();
         }
         self.released.push_back(now);
-        self.climb(now);
-    }
-
-    /// Records that the call that was released at `released` leaves only now, because it had to connect first. Which of several
-    /// neighbours it was makes no difference. One that takes longer than the window to connect is not counted meanwhile.
-    pub fn left_later(&mut self, released: Instant, now: Instant) {
-        let before = self.released.partition_point(|&at| at <= released);
-        if before > 0 {
-            self.released.remove(before - 1);
-        } else if self.released.len() >= self.limit as usize {
-            self.released.pop_front();
-        }
-        let latest = self.released.back().map_or(now, |&latest| latest.max(now));
-        self.released.push_back(latest);
     }
 
     /// Lets nothing leave before `moment`.
@@ -251,9 +268,13 @@ impl Limiter {
         }
     }
 
-    /// Takes note that a call which was released at `released` has left at `left`, see [`Spacing::left_later`].
-    pub fn left_later(&self, released: Instant, left: Instant) {
-        self.spacing().left_later(released, left);
+    /// Takes note of a call that has to connect before it leaves.
+    pub fn connects(&self, connect: Connect) {
+        let mut spacing = self.spacing();
+        match connect {
+            Connect::Begun(now) => spacing.connect_begun(now),
+            Connect::Ended(now) => spacing.connect_ended(now),
+        }
     }
 
     /// Lets nobody leave for a while.
@@ -428,33 +449,41 @@ mod tests {
         #[test]
         fn no_sliding_second_sees_more_than_the_limit_arrive(
             limit in 1_u32..300,
-            connecting in proptest::collection::vec((1_usize..200, 0_u64..1000), 1..20),
+            phases in proptest::collection::vec((1_usize..200, 0_u64..5000, 0..4), 1..20),
         ) {
             let start = Instant::now();
             let mut spacing = Spacing::new(limit);
-            let (mut now, mut arrived, mut under_way) = (start, Vec::new(), BTreeSet::new());
-            // Phases in which each call takes so long to connect; not at all where it is below 300 ms.
-            let calls = connecting.into_iter().flat_map(|(count, ms)| std::iter::repeat_n(ms, count));
-            for (number, ms) in calls.enumerate() {
+            let (mut now, mut arrived) = (start, Vec::new());
+            let mut under_way: BTreeSet<(Instant, usize, Option<Instant>)> = BTreeSet::new();
+            // Phases in which each call takes so long to connect, or need not at all.
+            let calls = phases.into_iter().flat_map(|(count, ms, how)| std::iter::repeat_n((ms, how), count));
+            for (number, (ms, how)) in calls.enumerate() {
                 loop {
                     let next = spacing.next(now).max(now);
-                    let Some(&(arrival, _, released)) = under_way.first().filter(|(arrival, _, _)| *arrival <= next) else {
+                    let due = under_way.first().filter(|(at, _, _)| *at <= next);
+                    let Some(&(at, _, left)) = due else {
+                        if next == now {
+                            break;
+                        }
                         now = next;
-                        break;
+                        continue;
                     };
-                    now = now.max(arrival);
                     under_way.pop_first();
-                    spacing.left_later(released, now);
-                    arrived.push(now);
+                    now = now.max(at);
+                    spacing.connect_ended(now);
+                    arrived.push(left.unwrap_or(now));
                 }
                 spacing.release(now);
-                if ms < 300 {
+                if how == 0 {
                     arrived.push(now);
                 } else {
-                    under_way.insert((now + Duration::from_millis(ms), number, now));
+                    spacing.connect_begun(now);
+                    // Some leave on a connection that is free before.
+                    let left = (how == 1).then(|| now + Duration::from_millis(ms / 3));
+                    under_way.insert((now + Duration::from_millis(ms), number, left));
                 }
             }
-            arrived.extend(under_way.into_iter().map(|(arrival, _, _)| arrival));
+            arrived.extend(under_way.into_iter().map(|(at, _, left)| left.unwrap_or(at)));
             arrived.sort();
             prop_assert!(worst_second(&arrived) <= limit as usize, "{}", worst_second(&arrived));
         }
