@@ -25,6 +25,7 @@ pub struct Life {
     began: Instant,
     proved: AtomicBool,
     unreadable: AtomicBool,
+    refused: AtomicBool,
     pulse: Mutex<Instant>,
     stall_max: Duration,
     metrics: Arc<Metrics>,
@@ -39,6 +40,7 @@ impl Life {
             began: Instant::now(),
             proved: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             pulse: Mutex::new(Instant::now()),
             stall_max: heartbeat.mul_f64(STALL_HEARTBEATS),
             metrics,
@@ -84,6 +86,16 @@ impl Life {
         if matches!(err.kind(), ErrorKind::ParsingError(_)) {
             self.unreadable.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether it ended because a copy could not be published.
+    pub(super) fn met_refusal(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Says that a copy could not be published.
+    pub(super) fn note_refusal(&self) {
+        self.refused.store(true, Ordering::Relaxed);
     }
 
     /// Whether a call may still be started for a message of this session.

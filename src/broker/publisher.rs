@@ -78,7 +78,10 @@ impl Publisher {
             published = self.until_confirmed(queue, properties, body) => published,
             () = self.life.over() => return Err(BrokerError::Lost(self.life.reason())),
         };
-        published.inspect_err(|err| self.life.end(err.to_string()))
+        published.inspect_err(|err| {
+            self.life.note_refusal();
+            self.life.end(err.to_string());
+        })
     }
 
     async fn until_confirmed(
@@ -157,14 +160,14 @@ const ASK_MAX: Duration = Duration::from_secs(2);
 /// Makes sure that copies may be published at all: a message for a queue that does not exist has to come back.
 ///
 /// Without that right the first copy would end the session, and with it return all that is in hand, again and again, until the
-/// broker dead-letters it at its delivery limit. During an alarm there is no answer; then the right counts as there.
+/// broker dead-letters it at its delivery limit. Without an answer the right counts as there: during an alarm there may be none.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] where the user may not write to the default exchange.
 pub async fn may_publish(connection: &Connection) -> Result<(), BrokerError> {
     const WHAT: &str = "asking whether copies may be published";
-    // Its own channel: what comes late must not be taken for another message's. It stays open, because during an alarm the broker
-    // reads nothing more of this connection.
+    // Its own channel: what comes late must not be taken for another message's. Nobody waits for its end, because during an alarm
+    // the broker reads nothing more of this connection.
     let channel = confirm_channel(connection).await?;
     let nobody = format!("convgroup-nobody-{:016x}", rand::random::<u64>());
     let options = BasicPublishOptions {

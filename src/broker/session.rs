@@ -36,7 +36,7 @@ pub struct Session {
 
 impl Session {
     /// Connects twice to one node, declares or verifies the topology, and starts watching. `prefetch` may be smaller than
-    /// configured.
+    /// configured. `ask`: whether to ask if copies may be published (see [`may_publish`](publisher::may_publish)).
     ///
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
@@ -44,6 +44,7 @@ impl Session {
         address: &BrokerAddress,
         amqp: &Amqp,
         prefetch: u16,
+        ask: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
         let consume = connect(address, amqp, "consume").await?;
@@ -67,8 +68,10 @@ impl Session {
             life,
         };
         session.watch(amqp).await?;
-        // Last, and watched: during an alarm the broker does not read this connection any more.
-        publisher::may_publish(&session.publish).await?;
+        if ask {
+            // Last, and watched: during an alarm the broker does not read this connection any more.
+            publisher::may_publish(&session.publish).await?;
+        }
         if prefetch < amqp.prefetch {
             tokio::spawn(end_isolation(Arc::clone(&session.life)));
         }

@@ -22,6 +22,9 @@ pub struct Supervisor {
     sessions: u64,
     last: Option<Arc<Life>>,
     isolating: Option<Instant>,
+    /// Whether copies may be published is asked once; during an alarm each question would cost a connection that the broker does
+    /// not read any more, not even its end. A publish that is refused makes it a question again.
+    asked: bool,
     /// What kept us from each node the last time.
     last_errors: HashMap<usize, String>,
 }
@@ -38,6 +41,7 @@ impl Supervisor {
             sessions: 0,
             last: None,
             isolating: None,
+            asked: false,
             last_errors: HashMap::new(),
         }
     }
@@ -52,6 +56,7 @@ impl Supervisor {
         let mut prefetch = self.amqp.prefetch;
         if let Some(last) = self.last.take() {
             self.isolate(&last);
+            self.asked &= !last.met_refusal();
             let pause = if self.isolating.is_some() {
                 prefetch = 1;
                 ISOLATION_PAUSE
@@ -68,8 +73,10 @@ impl Supervisor {
         loop {
             let node = self.next_node % self.amqp.nodes.len();
             let address = &self.amqp.nodes[node];
-            match Session::open(address, &self.amqp, prefetch, Arc::clone(&self.metrics)).await {
+            let metrics = Arc::clone(&self.metrics);
+            match Session::open(address, &self.amqp, prefetch, !self.asked, metrics).await {
                 Ok(session) => {
+                    self.asked = true;
                     tracing::info!(amqp.node = %address, "connected to the broker");
                     if self.sessions > 0 {
                         for role in ROLES {

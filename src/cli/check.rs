@@ -115,7 +115,10 @@ async fn exchange(connection: &Connection, amqp: &Amqp) -> Finding {
 async fn queues(connection: &Connection, amqp: &Amqp) -> Finding {
     let found = queues_there(connection, amqp).await?;
     // Last: during an alarm the broker does not read this connection any more.
-    may_publish(connection).await.map_err(|err| refused(&err))?;
+    may_publish(connection).await.map_err(|err| {
+        let text = err.to_string();
+        (Failure::from(err).exit, text)
+    })?;
     Ok(found)
 }
 

@@ -31,6 +31,8 @@ const AUTH_THROTTLED_PAUSE: Duration = Duration::from_mins(1);
 /// While the last deletion that worked is not older, the account works for others: a doubtful answer asks the probe, but holds
 /// nobody up.
 const WORKED_LATELY: Duration = Duration::from_secs(5);
+/// But for so many of them in a row: then it is not about one message any more.
+const DOUBTS_MAX: u32 = 5;
 /// How often a probe is made anew that is turned away because calls come too often.
 const PROBE_THROTTLED_MAX: u32 = 4;
 /// The pause before that: the API counts by the second.
@@ -108,8 +110,7 @@ pub struct Suspension {
     reason: StdMutex<Option<Reason>>,
     window: StdMutex<Window>,
     healthy_at: Mutex<Option<Instant>>,
-    /// When the last answer came that a group is deleted or gone.
-    worked_at: StdMutex<Option<Instant>>,
+    lately: StdMutex<Lately>,
     limiter: Arc<Limiter>,
     client: Arc<ChatClient>,
     codes: Arc<CodeTable>,
@@ -132,7 +133,7 @@ impl Suspension {
             reason: StdMutex::new(None),
             window: StdMutex::new(Window::new(settings.window, settings.failure_ratio)),
             healthy_at: Mutex::new(None),
-            worked_at: StdMutex::new(None),
+            lately: StdMutex::default(),
             limiter,
             client,
             codes,
@@ -217,11 +218,9 @@ impl Suspension {
     /// Takes in a finished call. A window of mostly transient ones asks the probe, and suspends unless it is healthy: a few
     /// messages that always fail must not stop the others.
     pub async fn observe(&self, verdict: &Verdict, called: Instant, life: &Life) {
-        if matches!(verdict.class(), Class::Deleted | Class::Gone) {
-            *self.worked_at.lock().expect("no panic while held") = Some(Instant::now());
-        }
+        self.lately().observe(verdict.class());
         let tripped = self.window().observe(verdict.class());
-        if tripped && self.ask_probe(verdict, called, life).await {
+        if tripped && self.ask(verdict, called, life, true).await {
             self.window().clear();
         }
     }
@@ -229,8 +228,21 @@ impl Suspension {
     /// Asks the probe whether the account is healthy, because the answer to a call made at `called` says that it may not be.
     /// One probe that was sent later than their calls speaks for all who ask. `false`: the daemon is suspended now, stops, or has
     /// lost its session, and with it the right to call.
+    ///
+    /// Calls wait for what it says if the answer names the account, or if there is no sign that others work: one doubtful message
+    /// must not hold up everybody.
     pub async fn ask_probe(&self, verdict: &Verdict, called: Instant, life: &Life) -> bool {
+        let suspect = matches!(verdict.class(), Class::Account | Class::Signature)
+            || self.lately().is_suspect();
+        self.ask(verdict, called, life, suspect).await
+    }
+
+    async fn ask(&self, verdict: &Verdict, called: Instant, life: &Life, suspect: bool) -> bool {
+        // At once: another probe may be out.
+        let probing = suspect.then(|| Probing::new(&self.gate));
         let mut healthy_at = self.healthy_at.lock().await;
+        // From here on it ends before the lock does, and opens nobody else's gate.
+        let _probing = probing;
         if matches!(*self.gate.borrow(), Gate::Suspended | Gate::Draining) {
             return false;
         }
@@ -241,7 +253,10 @@ impl Suspension {
             self.suspend(Reason::Account(verdict.clone()));
             return false;
         }
-        let _probing = self.is_suspect(verdict).then(|| Probing::new(&self.gate));
+        if suspect {
+            // The one before may have opened it.
+            Probing::close(&self.gate);
+        }
         let started = Instant::now();
         let Some(health) = self.probe(life).await else {
             return false;
@@ -252,13 +267,6 @@ impl Suspension {
         }
         *healthy_at = Some(started);
         !self.is_suspended()
-    }
-
-    /// Whether calls had better wait for what the probe says: the answer names the account, or nothing has worked lately.
-    fn is_suspect(&self, verdict: &Verdict) -> bool {
-        let worked_at = *self.worked_at.lock().expect("no panic while held");
-        matches!(verdict.class(), Class::Account | Class::Signature)
-            || worked_at.is_none_or(|at| at.elapsed() > WORKED_LATELY)
     }
 
     /// Why the daemon is suspended, in words.
@@ -307,7 +315,8 @@ impl Suspension {
     /// `None`: the session is over, and no call may leave.
     async fn probe(&self, life: &Life) -> Option<Health> {
         // Past the line: those in it may be waiting for what the probe says.
-        let turn = || self.limiter.turn_at_head(|| life.is_on());
+        let draining = || *self.gate.borrow() == Gate::Draining;
+        let turn = || self.limiter.turn_at_head(|| life.is_on() && !draining());
         let mut throttled = 0;
         loop {
             let health = probe(&self.client, &self.codes, turn).await?;
@@ -316,19 +325,29 @@ impl Suspension {
                 .with_label_values(&[health.label()])
                 .inc();
             match &health {
-                Health::Unreachable(verdict) if verdict.class() == Class::Throttled => {
-                    self.limiter.slow_down();
-                }
+                Health::Unreachable(verdict) if verdict.class() == Class::Throttled => {}
                 _ => return Some(health),
             }
-            // Turned away, it says nothing about the account; others may have used up the limit of this second.
-            let draining = *self.gate.borrow() == Gate::Draining;
-            if draining || throttled == PROBE_THROTTLED_MAX {
+            // Turned away, it says nothing about the account; others may have used up the limit of this second. Our own calls are
+            // few now: the pace is cut once, for what was before.
+            if throttled == 0 {
+                self.limiter.slow_down();
+            }
+            if throttled == PROBE_THROTTLED_MAX {
                 return Some(health);
             }
             throttled += 1;
-            tokio::time::sleep(PROBE_THROTTLED_PAUSE).await;
+            let mut gate = self.gate.subscribe();
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_THROTTLED_PAUSE) => {}
+                _ = gate.wait_for(|gate| *gate == Gate::Draining) => {}
+                () = life.over() => {}
+            }
         }
+    }
+
+    fn lately(&self) -> MutexGuard<'_, Lately> {
+        self.lately.lock().expect("no panic while held")
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {
@@ -355,13 +374,47 @@ impl Suspension {
     }
 }
 
+/// Whether others work, as far as the last answers tell.
+#[derive(Debug, Default)]
+struct Lately {
+    /// When the last answer came that a group is deleted or gone.
+    worked_at: Option<Instant>,
+    /// Doubtful answers since then.
+    doubts: u32,
+}
+
+impl Lately {
+    fn observe(&mut self, class: Class) {
+        match class {
+            Class::Deleted | Class::Gone => {
+                self.worked_at = Some(Instant::now());
+                self.doubts = 0;
+            }
+            Class::Unknown => self.doubts = self.doubts.saturating_add(1),
+            Class::Transient
+            | Class::Throttled
+            | Class::Rejected
+            | Class::Signature
+            | Class::Account => {}
+        }
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.doubts >= DOUBTS_MAX || self.worked_at.is_none_or(|at| at.elapsed() > WORKED_LATELY)
+    }
+}
+
 /// Keeps the gate at Probing; however the probe ends, it does not stay there.
 struct Probing<'g>(&'g watch::Sender<Gate>);
 
 impl<'g> Probing<'g> {
     fn new(gate: &'g watch::Sender<Gate>) -> Self {
-        gate.send_if_modified(|gate| replace(gate, Gate::Open, Gate::Probing));
+        Self::close(gate);
         Self(gate)
+    }
+
+    fn close(gate: &watch::Sender<Gate>) {
+        gate.send_if_modified(|gate| replace(gate, Gate::Open, Gate::Probing));
     }
 }
 

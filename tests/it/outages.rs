@@ -1,6 +1,6 @@
 //! Guarantee 2: an API that is away, refuses everybody or throttles moves no backlog into the dead letters, sees few calls
 //! meanwhile, and is found again without anybody's help.
-use convgroup_deleter::sandbox::{Credentials, Fault, Probes, Rule};
+use convgroup_deleter::sandbox::{Credentials, Fault, Latency, Probes, Rule};
 use secrecy::SecretString;
 
 use crate::harness::daemon::SECRET_KEY;
@@ -399,13 +399,16 @@ async fn a_doubtful_answer_holds_up_nobody_while_others_work() {
     let mut daemon = world.daemon().await;
     world.eventually_deleted(&before, PATIENCE).await;
     world.eventually_deleted(&behind, PATIENCE).await;
-    let metrics = daemon.metrics().await;
+    let metrics = daemon
+        .eventually_metrics("all others are settled", PATIENCE, |metrics| {
+            metrics.value("convgroup_in_flight", &[]) == 1.0
+        })
+        .await;
     assert_eq!(
         metrics.sum("convgroup_probes_total"),
         0.0,
         "the probe has not come back yet"
     );
-    assert_eq!(metrics.value("convgroup_in_flight", &[]), 1.0);
     world.sandbox.clear_faults();
     daemon.ready(PATIENCE).await;
     world
@@ -437,4 +440,49 @@ async fn a_throttled_probe_is_made_again() {
         .eventually_deleted(&["doubtful".to_owned()], PATIENCE)
         .await;
     world.nothing_is_left(&daemon).await;
+}
+
+/// The API turns bad while much is under way: what was deleted a moment ago does not keep the gate open.
+async fn turns_bad_under_load(fault: Fault) {
+    const IN_FLIGHT: u64 = 20;
+    let world = world().await;
+    world
+        .sandbox
+        .set_latency(Latency::new(100, 100).expect("a range"));
+    world.declare().await;
+    let users = world.backlog(BACKLOG).await;
+    // The probe is not answered for so long that calls would go on meanwhile.
+    let world = world.set("CONVGROUP_IM__TIMEOUT", "3s");
+    let daemon = world.daemon().await;
+    world
+        .counted(PATIENCE, |counters| counters.deleted >= 20)
+        .await;
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::Hang).probes(Probes::Only));
+    world
+        .sandbox
+        .add_fault(Rule::new(fault).probes(Probes::Excluded));
+    let before = world.sandbox.counters().calls;
+    daemon
+        .eventually_metrics("suspended", PATIENCE, |metrics| {
+            metrics.value("convgroup_state", &[("state", "suspended")]) == 1.0
+        })
+        .await;
+    let calls = world.sandbox.counters().calls - before;
+    // Those on their way, as many answers as it takes to notice, and those on their way then; without the gate it were 600.
+    let most = IN_FLIGHT + WINDOW as u64 + IN_FLIGHT + 40;
+    assert!(calls <= most, "{calls} calls, not {most}");
+    world.sandbox.clear_faults();
+    resumed(&world, daemon, &users).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_breaks_under_load_sees_few_calls() {
+    turns_bad_under_load(Fault::code(50004)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_answers_oddly_under_load_sees_few_calls() {
+    turns_bad_under_load(Fault::code(99999)).await;
 }

@@ -89,8 +89,8 @@ enum Command {
     },
     /// Write letters to a file, one JSON object per line; they stay where they are.
     ///
-    /// The file holds user ids and group names as they are; only its owner may read it. `jq -c '.body | fromjson? // empty'` makes
-    /// events of it that `publish --file -` takes, of those that can be read.
+    /// The file holds user ids and group names as they are; only its owner may read it. `jq -c 'select(.cause != "malformed") |
+    /// .body | fromjson? // empty'` makes events of it that `publish --file -` takes.
     Export {
         #[command(flatten)]
         which: Which,

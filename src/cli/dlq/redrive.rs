@@ -117,8 +117,8 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
             let sent = watch.letters.redrive(delivery, &watch.run).await;
             sent.map_err(|err| {
                 Failure::from(err).context(format!(
-                    "stopped after {redriven} of {}; the next one may be in both places, redriven again it finds its groups \
-                     gone; the others were not touched",
+                    "stopped after {redriven} of {}; the last few of these and the next one may be in both places, redriven \
+                     again they find their groups gone; the others were not touched",
                     count(total, "letter")
                 ))
             })?;
