@@ -3,7 +3,7 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
-use super::{BrokerError, bounded};
+use super::{BrokerError, bounded, is_refused};
 use crate::domain::topology::{Argument, Queue, ROUTING_KEY, Topology};
 
 /// Declares everything; what exists already and is the same stays as it is.
@@ -223,12 +223,10 @@ fn arguments(queue: &Queue) -> FieldTable {
 /// What the refusal of a look at a queue means.
 pub(super) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
     match &err {
-        BrokerError::Failed(_, reply) if reply.contains("ACCESS_REFUSED") => {
-            BrokerError::Topology(format!(
-                "queue {queue} may not be looked at by this user: since 4.2.6 RabbitMQ wants a right on it, any (4.2.6 and \
+        BrokerError::Failed(_, reply) if is_refused(reply) => BrokerError::Topology(format!(
+            "queue {queue} may not be looked at by this user: since 4.2.6 RabbitMQ wants a right on it, any (4.2.6 and \
                  4.3.0: the one to configure). `convgroup-deleter topology print` has the lines that grant it: {reply}"
-            ))
-        }
+        )),
         _ => explained(err, &format!("queue {queue}")),
     }
 }
@@ -242,9 +240,7 @@ fn exchange_unseen(
 ) -> Result<Standing, BrokerError> {
     match &err {
         BrokerError::Failed(_, reply) if reply.contains("NOT_FOUND") => Ok(Standing::Missing),
-        BrokerError::Failed(_, reply) if reply.contains("ACCESS_REFUSED") && !declares => {
-            Ok(Standing::Unseen)
-        }
+        BrokerError::Failed(_, reply) if is_refused(reply) && !declares => Ok(Standing::Unseen),
         _ => standing(Err(explained(err, &format!("exchange {exchange}")))),
     }
 }
@@ -273,7 +269,7 @@ fn explained(err: BrokerError, object: &str) -> BrokerError {
         format!(
             "{object} does not exist. Set amqp.declare = true, or have somebody with the rights declare it: {reply}"
         )
-    } else if reply.contains("ACCESS_REFUSED") {
+    } else if is_refused(reply) {
         format!(
             "{object} may not be declared by this user. Grant the rights, or set amqp.declare = false and have somebody \
              with the rights declare it: {reply}"

@@ -1,11 +1,10 @@
 //! Publishing many events to the exchange: the producer's side, for the tool `publish`.
 use std::collections::VecDeque;
 
-use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
 use super::connect::connect_any;
-use super::publisher::confirm_channel;
+use super::publisher::{confirm_channel, mandatory};
 use super::{BrokerError, bounded, declare, told_of_alarm};
 use crate::clock::unix_s;
 use crate::config::Amqp;
@@ -57,14 +56,10 @@ impl Feed {
                 self.confirm(&mut waiting, &mut confirmed).await?;
                 told(confirmed);
             }
-            let options = BasicPublishOptions {
-                mandatory: true,
-                ..BasicPublishOptions::default()
-            };
             let published = self.channel.basic_publish(
                 self.exchange.as_str().into(),
                 ROUTING_KEY.into(),
-                options,
+                mandatory(),
                 event,
                 properties(),
             );

@@ -55,6 +55,11 @@ pub enum BrokerError {
     Lost(String),
 }
 
+/// Whether the broker refused for want of a right.
+fn is_refused(reply: &str) -> bool {
+    reply.contains("ACCESS_REFUSED")
+}
+
 /// What a missing answer means on a connection that the broker does not read.
 fn told_of_alarm(err: BrokerError, publishing: &Connection) -> BrokerError {
     match err {

@@ -8,7 +8,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::{Mutex, watch};
 
 use super::life::Life;
-use super::{BrokerError, OPERATION_DEADLINE, bounded};
+use super::{BrokerError, OPERATION_DEADLINE, bounded, is_refused};
 use crate::intervals::Intervals;
 
 /// How often a publish is tried at most that the broker refuses with a nack. RabbitMQ 3.10 nacks during an election, which takes
@@ -126,13 +126,9 @@ impl Publisher {
     ) -> Result<Confirmation, BrokerError> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let channel = self.channels[turn % self.channels.len()].lock().await;
-        let options = BasicPublishOptions {
-            mandatory: true,
-            ..BasicPublishOptions::default()
-        };
         let confirmed = async {
             channel
-                .basic_publish("".into(), queue.into(), options, body, properties)
+                .basic_publish("".into(), queue.into(), mandatory(), body, properties)
                 .await?
                 .await
         };
@@ -170,24 +166,27 @@ pub async fn may_publish(connection: &Connection) -> Result<(), BrokerError> {
     // the broker reads nothing more of this connection.
     let channel = confirm_channel(connection).await?;
     let nobody = format!("convgroup-nobody-{:016x}", rand::random::<u64>());
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
     let asked = async {
         let properties = BasicProperties::default();
-        let published = channel.basic_publish("".into(), nobody.into(), options, b"", properties);
+        let published =
+            channel.basic_publish("".into(), nobody.into(), mandatory(), b"", properties);
         published.await?.await
     };
     match tokio::time::timeout(ASK_MAX, asked).await {
         Err(_) | Ok(Ok(_)) => Ok(()),
-        Ok(Err(err)) if err.to_string().contains("ACCESS_REFUSED") => {
-            Err(BrokerError::Topology(format!(
-                "this user may not write to the default exchange, through which copies reach the delay queues and the dead \
+        Ok(Err(err)) if is_refused(&err.to_string()) => Err(BrokerError::Topology(format!(
+            "this user may not write to the default exchange, through which copies reach the delay queues and the dead \
                  letters; nothing is consumed without it. `convgroup-deleter topology print` has the line that grants it: {err}"
-            )))
-        }
+        ))),
         Ok(Err(err)) => Err(BrokerError::Failed(WHAT, err.to_string())),
+    }
+}
+
+/// All that is published has to reach a queue: an unroutable message is confirmed all the same, but returned before.
+pub(super) fn mandatory() -> BasicPublishOptions {
+    BasicPublishOptions {
+        mandatory: true,
+        ..BasicPublishOptions::default()
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! A call that has to make one leaves later than it was let go: TCP and TLS take two or three round trips. The pace counts it where
 //! it leaves (see [`crate::pace::limiter`]).
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -81,11 +80,5 @@ where
             drop(begun);
             connection
         })
-    }
-}
-
-impl fmt::Debug for Connects {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connects")
     }
 }

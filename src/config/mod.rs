@@ -598,16 +598,16 @@ fn codes(reader: &mut Reader<'_>) -> CodeTable {
             if code == "0" || code == crate::domain::code::PANIC {
                 return Err("can't be overridden".to_owned());
             }
-            let mut allowed = Class::ALL
-                .into_iter()
-                .filter(|&class| class != Class::Deleted);
-            allowed
-                .clone()
-                .find(|class| class.label() == text)
-                .ok_or_else(|| {
-                    let labels: Vec<_> = allowed.by_ref().map(Class::label).collect();
-                    format!("`{text}` is not one of {}", labels.join(" "))
-                })
+            let allowed = || {
+                Class::ALL
+                    .into_iter()
+                    .filter(|&class| class != Class::Deleted)
+            };
+            let named = allowed().find(|class| class.label() == text);
+            named.ok_or_else(|| {
+                let labels: Vec<_> = allowed().map(Class::label).collect();
+                format!("`{text}` is not one of {}", labels.join(" "))
+            })
         });
         if let Some(class) = class {
             overrides.insert(code, class);

@@ -164,18 +164,25 @@ async fn promtool_accepts_the_metrics_of_an_idle_and_of_a_busy_daemon() {
     }
 }
 
-/// Head and body of a GET, with the headers that [`Daemon::http`] leaves out.
-async fn get(addr: SocketAddr, path: &str) -> (String, String) {
+/// All that is answered on one connection to what is written there, until the other side closes it.
+async fn exchange(addr: SocketAddr, requests: &[String]) -> String {
     let exchange = async {
         let mut stream = TcpStream::connect(addr).await?;
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer)
+        for request in requests {
+            stream.write_all(request.as_bytes()).await?;
+        }
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await?;
+        std::io::Result::Ok(answers)
     };
-    let answer = tokio::time::timeout(PATIENCE, exchange).await;
-    let answer = answer.expect("an answer in time").expect("an answer");
+    let answers = tokio::time::timeout(PATIENCE, exchange).await;
+    answers.expect("answers in time").expect("answers")
+}
+
+/// Head and body of a GET, with the headers that [`Daemon::http`] leaves out.
+async fn get(addr: SocketAddr, path: &str) -> (String, String) {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n");
+    let answer = exchange(addr, &[request]).await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
     (head.to_owned(), body.to_owned())
 }
@@ -427,18 +434,9 @@ async fn slow_clients_neither_hold_up_health_checks_nor_stay() {
 async fn a_connection_serves_one_request_after_the_other() {
     let daemon = idle_daemon().await;
     let addr = daemon.addr();
-    let exchange = async {
-        let mut stream = TcpStream::connect(addr).await?;
-        for close in ["", "", "Connection: close\r\n"] {
-            let request = format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\n{close}\r\n");
-            stream.write_all(request.as_bytes()).await?;
-        }
-        let mut answers = String::new();
-        stream.read_to_string(&mut answers).await?;
-        std::io::Result::Ok(answers)
-    };
-    let answers = tokio::time::timeout(PATIENCE, exchange).await;
-    let answers = answers.expect("answers in time").expect("answers");
+    let requests = ["", "", "Connection: close\r\n"]
+        .map(|close| format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\n{close}\r\n"));
+    let answers = exchange(addr, &requests).await;
     assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
 }
 

@@ -42,8 +42,7 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
             "letters", "cause", "class", "code", "oldest", "newest"
         );
     }
-    for (key, group) in &groups {
-        let (cause, class, code) = *key;
+    for (&(cause, class, code), group) in &groups {
         let (oldest, newest) = (moment(group.oldest), moment(group.newest));
         let meaning = meaning(&desk.codes, cause, class, code);
         if json {

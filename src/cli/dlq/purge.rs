@@ -1,9 +1,9 @@
 //! `dlq purge`: letters removed for good, after they were written to a file.
 use std::path::PathBuf;
-use std::time::SystemTime;
 
-use super::{Desk, export};
+use super::{Desk, export, moment};
 use crate::cli::{Exit, Failure, count, say};
+use crate::clock::unix_ms;
 
 pub(super) async fn purge(
     desk: &mut Desk,
@@ -20,9 +20,7 @@ pub(super) async fn purge(
         return Ok(Exit::Done);
     }
     if !no_export && total > 0 {
-        let now = humantime::format_rfc3339_seconds(SystemTime::now())
-            .to_string()
-            .replace(':', "");
+        let now = moment(Some(unix_ms())).replace(':', "");
         let file = file.unwrap_or_else(|| {
             let number: u16 = rand::random();
             PathBuf::from(format!("dead-letters-{now}-{number:04x}.ndjson"))
