@@ -1,6 +1,6 @@
 //! The daemon: one loop that connects, consumes, suspends, and stops.
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ use crate::worker::Worker;
 
 /// How often the loop turns at least.
 const TURN: Duration = Duration::from_secs(1);
+/// How long a new consumer waits for the messages of the one before. A call takes less, by default.
+const FINISH_OLD_MAX: Duration = Duration::from_secs(10);
 
 /// The assembled daemon.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl Daemon {
             let told = |reason| status.set(State::Disconnected { reason });
             let limiter = self.suspension.limiter();
             let session = tokio::select! {
-                session = turning(&status, limiter, self.supervisor.session(told)) => Arc::new(session),
+                session = turning(&status, limiter, Box::pin(self.supervisor.session(told))) => Arc::new(session),
                 () = stop.cancelled() => {
                     self.status.set(State::Draining);
                     return Ended::Clean;
@@ -171,7 +173,10 @@ impl Daemon {
         stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> PhaseEnd<'s> {
-        let mut deliveries = match session.consume().await {
+        if let Some(end) = self.finish_old(session, stop, tasks).await {
+            return end;
+        }
+        let mut deliveries = match session.consume(tasks.len()).await {
             Ok(deliveries) => deliveries,
             Err(err) => {
                 session.life().end(err.to_string());
@@ -207,6 +212,36 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Waits for the messages of the consumer before, whose calls were in flight when the daemon suspended: what they leave of the
+    /// prefetch is all that the next consumer gets. Not for long, because one can be held (see [`Worker::work_on`]); for longer only
+    /// where they take up the whole prefetch.
+    async fn finish_old(
+        &self,
+        session: &Session,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Option<PhaseEnd<'static>> {
+        let began = Instant::now();
+        let mut tick = tokio::time::interval(TURN);
+        let mut ended = std::pin::pin!(self.ended(session, stop));
+        while !tasks.is_empty() {
+            if began.elapsed() >= FINISH_OLD_MAX && tasks.len() < session.prefetch() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                why = &mut ended => return Some(match why {
+                    ConsumeEnd::Stop => PhaseEnd::Stopped(None),
+                    ConsumeEnd::Lost => PhaseEnd::Lost,
+                    ConsumeEnd::Suspended => PhaseEnd::Over,
+                }),
+                _ = tick.tick() => turned(&self.status, self.suspension.limiter()),
+                Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
+            }
+        }
+        None
     }
 
     /// Completes when consuming has to end.

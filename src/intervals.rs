@@ -24,6 +24,12 @@ impl Intervals {
         Self::growing(Duration::from_millis(200), Duration::from_secs(2))
     }
 
+    /// Between offers of a copy that the broker refuses: 5 s growing to a minute.
+    #[must_use]
+    pub fn refused() -> Self {
+        Self::growing(Duration::from_secs(5), Duration::from_mins(1))
+    }
+
     /// Between probes while suspended.
     #[must_use]
     pub fn probe(min: Duration, max: Duration) -> Self {

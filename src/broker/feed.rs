@@ -1,24 +1,55 @@
 //! Publishing many events to the exchange: the producer's side, for the tool `publish`.
 use std::collections::VecDeque;
+use std::future::Future;
 
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
 use super::connect::connect_any;
 use super::publisher::{confirm_channel, mandatory};
-use super::{BrokerError, bounded, declare, told_of_alarm};
+use super::refusal::Refusal;
+use super::{BrokerError, OPERATION_DEADLINE, declare, told_of_alarm};
 use crate::clock::unix_s;
 use crate::config::Amqp;
 use crate::domain::topology::ROUTING_KEY;
 
 /// Publishes that wait for their confirm at the same time.
 const WINDOW: usize = 256;
+const ROLE: &str = "feed";
 
 /// A connection for publishing events.
 #[derive(Debug)]
 pub struct Feed {
     connection: Connection,
     channel: Channel,
-    exchange: String,
+    amqp: Amqp,
+}
+
+/// An event that the broker did not take.
+#[derive(Debug)]
+pub struct RefusedEvent {
+    /// Its place among those to be published, from 0.
+    pub index: usize,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Why publishing stopped before its end.
+#[derive(Debug)]
+pub struct Stopped {
+    /// How many of the first events are, for certain, confirmed or among the refused.
+    pub done: usize,
+    /// Those that were refused before.
+    pub refused: Vec<RefusedEvent>,
+    /// What went wrong with the next.
+    pub cause: BrokerError,
+}
+
+/// What kept an event from being confirmed.
+enum Fault {
+    /// The broker closed the channel because of an event: this one, if it was alone.
+    Refused(Refusal),
+    /// Nothing more can be published; so many of the events that counted as done are not certain.
+    Stop(BrokerError, usize),
 }
 
 impl Feed {
@@ -28,7 +59,7 @@ impl Feed {
     /// # Errors
     /// No node answers, or the topology is refused.
     pub async fn open(amqp: &Amqp) -> Result<Self, BrokerError> {
-        let connection = connect_any(amqp, "feed").await?.0;
+        let connection = connect_any(amqp, ROLE).await?.0;
         if amqp.declare {
             declare::declare(&connection, &amqp.topology).await?;
         }
@@ -36,76 +67,154 @@ impl Feed {
         Ok(Self {
             connection,
             channel,
-            exchange: amqp.topology.exchange.clone(),
+            amqp: amqp.clone(),
         })
     }
 
-    /// Publishes all events, each mandatory and confirmed; `told` hears how many are confirmed so far.
+    /// Publishes all events, each mandatory and confirmed, and returns those that the broker refused. `on_progress` is called with
+    /// the number of events that have their end so far.
+    ///
+    /// A refused event closes the channel, and with it all that were under way: these are published again, one at a time, until the
+    /// refused one is found. An event that is published twice does no harm.
     ///
     /// # Errors
-    /// How many of the first ones are confirmed for certain, and what went wrong with the next.
+    /// [`Stopped`]: nothing more can be published.
     pub async fn publish_all(
+        &mut self,
+        events: &[Vec<u8>],
+        mut on_progress: impl FnMut(usize),
+    ) -> Result<Vec<RefusedEvent>, Stopped> {
+        let (mut done, mut refused) = (0, Vec::new());
+        while done < events.len() {
+            let fault = match self.together(events, &mut done, &mut on_progress).await {
+                Ok(()) => break,
+                Err(Fault::Refused(_)) => {
+                    let until = events.len().min(done + WINDOW);
+                    self.one_by_one(events, &mut done, until, &mut refused, &mut on_progress)
+                        .await
+                }
+                Err(Fault::Stop(cause, uncertain)) => Err((cause, uncertain)),
+            };
+            if let Err((cause, uncertain)) = fault {
+                return Err(Stopped {
+                    done: done.saturating_sub(uncertain),
+                    refused,
+                    cause,
+                });
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Publishes from `done` on, up to [`WINDOW`] at the same time.
+    async fn together(
         &self,
         events: &[Vec<u8>],
-        mut told: impl FnMut(usize),
-    ) -> Result<(), (usize, BrokerError)> {
+        done: &mut usize,
+        on_progress: &mut impl FnMut(usize),
+    ) -> Result<(), Fault> {
         let mut waiting: VecDeque<PublisherConfirm> = VecDeque::new();
-        let mut confirmed = 0;
-        for event in events {
-            if waiting.len() >= WINDOW {
-                self.confirm(&mut waiting, &mut confirmed).await?;
-                told(confirmed);
+        let mut left = events[*done..].iter();
+        loop {
+            if waiting.len() < WINDOW
+                && let Some(event) = left.next()
+            {
+                waiting.push_back(self.send(event).await?);
+                continue;
             }
-            let published = self.channel.basic_publish(
-                self.exchange.as_str().into(),
-                ROUTING_KEY.into(),
-                mandatory(),
-                event,
-                properties(),
-            );
-            let confirm = bounded("publishing", published)
-                .await
-                .map_err(|err| (confirmed, told_of_alarm(err, &self.connection)))?;
-            waiting.push_back(confirm);
+            let Some(confirm) = waiting.pop_front() else {
+                return Ok(());
+            };
+            self.confirmed(confirm).await?;
+            *done += 1;
+            on_progress(*done);
         }
-        while !waiting.is_empty() {
-            self.confirm(&mut waiting, &mut confirmed).await?;
-            told(confirmed);
+    }
+
+    /// Publishes from `done` to `until`, one at a time, on a new channel after each that is refused.
+    async fn one_by_one(
+        &mut self,
+        events: &[Vec<u8>],
+        done: &mut usize,
+        until: usize,
+        refused: &mut Vec<RefusedEvent>,
+        on_progress: &mut impl FnMut(usize),
+    ) -> Result<(), (BrokerError, usize)> {
+        self.reopen().await.map_err(|cause| (cause, 0))?;
+        while *done < until {
+            let alone = async { self.confirmed(self.send(&events[*done]).await?).await };
+            match alone.await {
+                Ok(()) => {}
+                Err(Fault::Refused(refusal)) => {
+                    refused.push(RefusedEvent {
+                        index: *done,
+                        refusal,
+                    });
+                    self.reopen().await.map_err(|cause| (cause, 0))?;
+                }
+                // The one before is confirmed: nothing that was under way is uncertain.
+                Err(Fault::Stop(cause, _)) => return Err((cause, 0)),
+            }
+            *done += 1;
+            on_progress(*done);
         }
         Ok(())
     }
 
-    async fn confirm(
-        &self,
-        waiting: &mut VecDeque<PublisherConfirm>,
-        confirmed: &mut usize,
-    ) -> Result<(), (usize, BrokerError)> {
-        let Some(confirm) = waiting.pop_front() else {
-            return Ok(());
-        };
-        match bounded("waiting for a confirm", confirm).await {
-            Ok(Confirmation::Ack(None)) => {
-                *confirmed += 1;
-                Ok(())
-            }
-            // With several under way a returned message may be handed to a neighbour's confirm: none of those that are still
-            // waiting counts as certain, and the whole is to be published again.
-            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Err((
-                confirmed.saturating_sub(WINDOW),
+    /// Opens a new channel, on a new connection where the broker has closed the old one.
+    async fn reopen(&mut self) -> Result<(), BrokerError> {
+        if !self.connection.status().connected() {
+            self.connection = connect_any(&self.amqp, ROLE).await?.0;
+        }
+        self.channel = confirm_channel(&self.connection).await?;
+        Ok(())
+    }
+
+    async fn send(&self, event: &[u8]) -> Result<PublisherConfirm, Fault> {
+        let published = self.channel.basic_publish(
+            self.amqp.topology.exchange.as_str().into(),
+            ROUTING_KEY.into(),
+            mandatory(),
+            event,
+            properties(),
+        );
+        self.answered("publishing", published).await
+    }
+
+    async fn confirmed(&self, confirm: PublisherConfirm) -> Result<(), Fault> {
+        let refused = |why: &str| BrokerError::Failed("publishing", why.to_owned());
+        match self.answered("waiting for a confirm", confirm).await? {
+            Confirmation::Ack(None) => Ok(()),
+            // With several under way a returned message may be handed to a neighbour's confirm: none of those that were under way
+            // counts as certain, and the whole is to be published again.
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Err(Fault::Stop(
                 BrokerError::Topology(format!(
                     "exchange {} has no queue bound with the routing key {ROUTING_KEY}: events were returned",
-                    self.exchange
+                    self.amqp.topology.exchange
                 )),
+                WINDOW,
             )),
-            Ok(Confirmation::Nack(None)) => Err((
-                *confirmed,
-                BrokerError::Failed("publishing", "the broker refused an event".to_owned()),
-            )),
-            Ok(Confirmation::NotRequested) => Err((
-                *confirmed,
-                BrokerError::Failed("publishing", "the channel has no confirms".to_owned()),
-            )),
-            Err(err) => Err((*confirmed, told_of_alarm(err, &self.connection))),
+            Confirmation::Nack(None) => Err(Fault::Stop(refused("the broker refused an event"), 0)),
+            Confirmation::NotRequested => {
+                Err(Fault::Stop(refused("the channel has no confirms"), 0))
+            }
+        }
+    }
+
+    /// Runs one operation of the channel under the deadline, and tells a refused event from anything else.
+    async fn answered<T>(
+        &self,
+        what: &'static str,
+        operation: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Fault> {
+        let stop = |err| Fault::Stop(told_of_alarm(err, &self.connection), 0);
+        match tokio::time::timeout(OPERATION_DEADLINE, operation).await {
+            Err(_) => Err(stop(BrokerError::Deadline(what))),
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(err)) => Err(match Refusal::of(&err) {
+                Some(refusal) => Fault::Refused(refusal),
+                None => stop(BrokerError::Failed(what, err.to_string())),
+            }),
         }
     }
 }

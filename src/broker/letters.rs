@@ -10,23 +10,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::SelectAll;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
-use tokio::sync::watch::Sender;
-
 use super::connect::connect_any;
 use super::delivery::Delivery;
 use super::letter::{Fingerprint, fingerprint};
 use super::life::Life;
 use super::publisher::Publisher;
 use super::successor::redriven;
-use super::{BrokerError, bounded, declare, told_of_alarm, watch};
+use super::{BrokerError, bounded, declare, watch};
 use crate::config::Amqp;
 use crate::domain::topology::Topology;
 use crate::metrics::Metrics;
+use futures_util::StreamExt;
+use futures_util::stream::SelectAll;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
 
 /// How many letters one consumer holds. Without a number a quorum queue gives out 2,000 and no more; this is the largest there is.
 const HELD_MAX: u16 = u16::MAX;
@@ -51,7 +49,6 @@ const ROUNDS: u32 = 8;
 #[derive(Debug)]
 pub struct Letters {
     reading: Connection,
-    publishing: Connection,
     hands: Vec<Hand>,
     arriving: SelectAll<Consumer>,
     publisher: Publisher,
@@ -89,18 +86,15 @@ impl Letters {
         amqp: &Amqp,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Vec<Delivery>), BrokerError> {
-        let (reading, _) = connect_any(amqp, "dead letters").await?;
-        let (publishing, _) = connect_any(amqp, "dead letters, publish").await?;
+        let (reading, address) = connect_any(amqp, "dead letters").await?;
         let life = Arc::new(Life::new(amqp.heartbeat, metrics));
-        for (role, connection) in [("reading", &reading), ("publishing", &publishing)] {
-            let (events, life) = (connection.events_listener(), Arc::clone(&life));
-            tokio::spawn(watch::events(events, role, life, Sender::new(false)));
-        }
-        let publisher = Publisher::open(&publishing, 1, Arc::clone(&life)).await?;
+        let (events, watcher) = (reading.events_listener(), Arc::clone(&life));
+        tokio::spawn(watch::consuming(events, "reading", watcher));
+        let role = "dead letters, publish";
+        let publisher = Publisher::open(&address, amqp, role, 1, Arc::clone(&life)).await?;
         let asking = bounded("opening a channel", reading.create_channel()).await?;
         let mut letters = Self {
             reading,
-            publishing,
             hands: Vec::new(),
             arriving: SelectAll::new(),
             publisher,
@@ -241,11 +235,14 @@ impl Letters {
     /// The letter then stays here.
     pub async fn redrive(&mut self, letter: Delivery, run: &str) -> Result<(), BrokerError> {
         let properties = redriven(&letter.message, run);
-        self.publisher
+        let published = self
+            .publisher
             .publish(&self.topology.main.name, properties, &letter.message.body)
-            .await
-            .map_err(|err| told_of_alarm(err, &self.publishing))?;
-        self.remove(letter).await
+            .await;
+        match published {
+            Ok(()) => self.remove(letter).await,
+            Err(err) => Err(self.publisher.explained(err).await),
+        }
     }
 
     /// Removes a letter for good, as far as one can: see [`Self::make_sure`].

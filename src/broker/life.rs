@@ -98,6 +98,15 @@ impl Life {
         self.refused.store(true, Ordering::Relaxed);
     }
 
+    /// Says that a connection was put in the place of a broken one that published.
+    pub(super) fn publishes_again(&self) {
+        self.metrics
+            .amqp_reconnects_total
+            .with_label_values(&["publish"])
+            .inc();
+        self.metrics.amqp_blocked.set(0);
+    }
+
     /// Whether a call may still be started for a message of this session.
     ///
     /// A process that stood still (stopped, frozen with its container, swapped out) for more than a heartbeat and a half can't know whether the

@@ -15,6 +15,7 @@ pub mod letter;
 pub mod letters;
 pub mod life;
 pub mod publisher;
+pub mod refusal;
 pub mod session;
 pub mod settle;
 pub mod successor;
@@ -27,6 +28,8 @@ use std::time::Duration;
 
 use lapin::Connection;
 use thiserror::Error;
+
+use refusal::Refusal;
 
 /// How long one operation at the broker may take. Healthy ones take milliseconds, an election about a second, a first start of
 /// a cluster's queue some more; a frozen node answers never.
@@ -47,6 +50,9 @@ pub enum BrokerError {
     /// A queue or exchange is not what it has to be.
     #[error("{0}")]
     Topology(String),
+    /// The broker does not take one message, for a reason that lies in the message or in its queue. The session goes on.
+    #[error("{0}")]
+    Refused(Refusal),
     /// Somebody else holds what is asked for.
     #[error("{0}")]
     Busy(String),

@@ -1,5 +1,6 @@
 //! One life of the two connections to the broker.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -15,7 +16,7 @@ use super::life::Life;
 use super::publisher::Publisher;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch};
 use crate::config::Amqp;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ROLES};
 
 /// How long messages are taken one at a time after one that could not be read (see [`super::supervisor`]).
 pub(super) const ISOLATION: Duration = Duration::from_secs(10);
@@ -26,9 +27,11 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Session {
     consume: Connection,
-    publish: Connection,
     channel: Channel,
     queue: String,
+    prefetch: u16,
+    /// How many consumers there were: each has a tag of its own.
+    consumers: AtomicU64,
     /// Publishes successors on the second connection.
     pub publisher: Publisher,
     life: Arc<Life>,
@@ -36,7 +39,7 @@ pub struct Session {
 
 impl Session {
     /// Connects twice to one node, declares or verifies the topology, and starts watching. `prefetch` may be smaller than
-    /// configured. `ask`: whether to ask if copies may be published (see [`may_publish`](publisher::may_publish)).
+    /// configured. `ask`: whether to ask if copies may be published (see [`Publisher::may_publish`]).
     ///
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
@@ -48,29 +51,34 @@ impl Session {
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
         let consume = connect(address, amqp, "consume").await?;
-        let publish = connect(address, amqp, "publish").await?;
+        let life = Arc::new(Life::new(amqp.heartbeat, Arc::clone(&metrics)));
+        let opened = Publisher::open(
+            address,
+            amqp,
+            "publish",
+            publisher::CHANNELS,
+            Arc::clone(&life),
+        );
+        let publisher = Box::pin(opened).await?;
         if amqp.declare {
             declare::declare(&consume, &amqp.topology).await?;
         } else {
             declare::verify(&consume, &amqp.topology).await?;
         }
         let channel = bounded("opening a channel", consume.create_channel()).await?;
-        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-        bounded("setting the prefetch", qos).await?;
-        let life = Arc::new(Life::new(amqp.heartbeat, Arc::clone(&metrics)));
-        let publisher = Publisher::open(&publish, publisher::CHANNELS, Arc::clone(&life)).await?;
         let session = Self {
             consume,
-            publish,
             channel,
             queue: amqp.topology.main.name.clone(),
+            prefetch,
+            consumers: AtomicU64::new(0),
             publisher,
             life,
         };
         session.watch(amqp).await?;
         if ask {
             // Last, and watched: during an alarm the broker does not read this connection any more.
-            publisher::may_publish(&session.publish).await?;
+            session.publisher.may_publish().await?;
         }
         if prefetch < amqp.prefetch {
             tokio::spawn(end_isolation(Arc::clone(&session.life)));
@@ -79,20 +87,15 @@ impl Session {
     }
 
     async fn watch(&self, amqp: &Amqp) -> Result<(), BrokerError> {
-        for (role, connection) in [("consume", &self.consume), ("publish", &self.publish)] {
+        for role in ROLES {
             self.life
                 .metrics()
                 .amqp_connected
                 .with_label_values(&[role])
                 .set(1);
-            let events = connection.events_listener();
-            tokio::spawn(watch::events(
-                events,
-                role,
-                Arc::clone(&self.life),
-                self.publisher.blocking(),
-            ));
         }
+        let events = self.consume.events_listener();
+        tokio::spawn(watch::consuming(events, "consume", Arc::clone(&self.life)));
         tokio::spawn(Arc::clone(&self.life).beat());
         let channel = bounded("opening a channel", self.consume.create_channel()).await?;
         tokio::spawn(watch::depths(channel, amqp.clone(), Arc::clone(&self.life)));
@@ -105,12 +108,28 @@ impl Session {
         &self.life
     }
 
-    /// Starts to consume the main queue.
+    /// Messages in hand at most.
+    #[must_use]
+    pub fn prefetch(&self) -> usize {
+        usize::from(self.prefetch)
+    }
+
+    /// Starts to consume the main queue. `in_hand`: how many messages of this session are not settled yet. A new consumer has a
+    /// prefetch of its own: it is given what is left of ours, so that no more is in hand than configured. At least one is left: who
+    /// has all in hand has to wait before.
+    ///
+    /// The tag is a new one each time. RabbitMQ 3.10 closes the connection with an internal error when a tag is used again on a
+    /// channel that still has unsettled messages (rabbitmq-server issue 5927).
     ///
     /// # Errors
     /// The broker refused or did not answer.
-    pub async fn consume(&self) -> Result<Deliveries<'_>, BrokerError> {
-        let tag = format!("convgroup-{}", std::process::id());
+    pub async fn consume(&self, in_hand: usize) -> Result<Deliveries<'_>, BrokerError> {
+        let in_hand = u16::try_from(in_hand).unwrap_or(u16::MAX);
+        let prefetch = self.prefetch.saturating_sub(in_hand).max(1);
+        let qos = self.channel.basic_qos(prefetch, BasicQosOptions::default());
+        bounded("setting the prefetch", qos).await?;
+        let number = self.consumers.fetch_add(1, Ordering::Relaxed);
+        let tag = format!("convgroup-{}-{number}", std::process::id());
         let options = BasicConsumeOptions::default();
         let consumer = self.channel.basic_consume(
             self.queue.as_str().into(),
@@ -130,7 +149,7 @@ impl Session {
         self.life.end("closed by this daemon");
         let closed = join(
             self.consume.close(200, "bye".into()),
-            self.publish.close(200, "bye".into()),
+            self.publisher.close(),
         );
         let _ = tokio::time::timeout(CLOSE_DEADLINE, closed).await;
     }

@@ -1,10 +1,15 @@
 //! The properties and headers of a delayed or dead-lettered copy.
+use std::borrow::Cow;
+use std::fmt::Write;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use sha2::{Digest, Sha256};
 
 use super::delivery::Message;
 use crate::domain::attempt::{ATTEMPT, FIRST_SEEN};
 use crate::domain::decide::{Destination, Successor};
+use crate::domain::message::{DeleteGroups, decode, with_groups};
 
 pub(super) const CAUSE: &str = "convgroup-cause";
 pub(super) const CODE: &str = "convgroup-code";
@@ -16,35 +21,168 @@ const HEADERS_DROPPED: &str = "convgroup-headers-dropped";
 pub(super) const REDRIVES: &str = "convgroup-redrives";
 /// The redrive that sent it last: how a redrive recognizes what comes back dead.
 pub(super) const REDRIVE_RUN: &str = "convgroup-redrive-run";
+/// Of a dead letter without a body: how many bytes the body had.
+pub(super) const BODY_BYTES: &str = "convgroup-body-bytes";
+/// And its SHA-256, in hex.
+pub(super) const BODY_SHA256: &str = "convgroup-body-sha256";
 const TRACEPARENT: &str = "traceparent";
 /// A W3C traceparent has 55 bytes; whatever is far longer is none.
 const TRACEPARENT_BYTES_MAX: usize = 256;
 
-/// Properties for a copy of `message`.
+/// How much of its message a copy carries. Where the broker refuses a copy, the next one is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that travels on.
+    Whole,
+    /// The body, and what names the message: no foreign headers but the trace, no other properties.
+    Body,
+    /// User and names only, without the fields that the event's publisher added.
+    Event,
+    /// Properties and headers, no body.
+    Properties,
+    /// Only what names the message.
+    Name,
+}
+
+impl Extent {
+    /// What is missing, in words.
+    #[must_use]
+    pub const fn left_out(self) -> &'static str {
+        match self {
+            Self::Whole => "nothing",
+            Self::Body => "foreign headers and properties",
+            Self::Event => "foreign headers and properties, unknown fields of the event",
+            Self::Properties => "the body",
+            Self::Name => "the body, foreign headers and properties",
+        }
+    }
+
+    const fn has_body(self) -> bool {
+        matches!(self, Self::Whole | Self::Body | Self::Event)
+    }
+
+    const fn has_foreign(self) -> bool {
+        matches!(self, Self::Whole | Self::Properties)
+    }
+}
+
+/// What is offered to the broker, one after the other. The names of an event that can be read are never left out: without them
+/// nothing could be deleted any more. Of one that can't be read, a dead letter without a body still says what it was.
+#[must_use]
+pub const fn extents(successor: &Successor) -> &'static [Extent] {
+    if successor.is_malformed() {
+        &[
+            Extent::Whole,
+            Extent::Body,
+            Extent::Properties,
+            Extent::Name,
+        ]
+    } else {
+        &[Extent::Whole, Extent::Body, Extent::Event]
+    }
+}
+
+/// A copy, ready to be published.
+#[derive(Debug)]
+pub struct Copy<'m> {
+    /// Properties and headers.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Cow<'m, [u8]>,
+}
+
+/// Makes a copy of `message`; nothing where its header would not fit a frame, or where this extent leaves out nothing more.
 ///
 /// What [`carried`] keeps and foreign headers survive. Left out are: `expiration` (it would make the copy vanish), `user_id` (the
 /// broker refuses a foreign one), `priority` (our queues have none), and the headers in [`is_left_out`]. If the rest would not fit
 /// half a frame, only ours and `traceparent` travel.
 #[must_use]
-pub fn properties(
-    message: &Message,
+pub fn copy<'m>(
+    message: &'m Message,
     successor: &Successor,
+    extent: Extent,
     now_ms: i64,
     frame_max: u32,
-) -> BasicProperties {
+) -> Option<Copy<'m>> {
+    let body = body(message, successor, extent)?;
     let foreign = message
         .properties
         .headers()
         .as_ref()
         .map(foreign)
         .unwrap_or_default();
-    let ours = ours(successor, now_ms);
+    let mut ours = ours(successor, now_ms);
+    if !extent.has_body() {
+        name_body(&mut ours, &message.body);
+    }
     let fits = table_bytes(&foreign) + table_bytes(&ours) <= frame_max as usize / 2;
-    let mut headers = if fits { foreign } else { rescued(&foreign) };
+    let mut headers = if fits && extent.has_foreign() {
+        foreign
+    } else {
+        rescued(&foreign)
+    };
     for (name, value) in ours.inner() {
         headers.insert(name.clone(), value.clone());
     }
-    carried(message).with_headers(headers)
+    let properties = if extent.has_foreign() {
+        carried(message)
+    } else {
+        named(message)
+    };
+    let properties = properties.with_headers(headers);
+    (header_frame_bytes(&properties) <= frame_max as usize).then_some(Copy { properties, body })
+}
+
+fn body<'m>(message: &'m Message, successor: &Successor, extent: Extent) -> Option<Cow<'m, [u8]>> {
+    match extent {
+        Extent::Properties | Extent::Name => Some(Cow::Borrowed(&[])),
+        Extent::Whole | Extent::Body => Some(match &successor.groups {
+            Some(left) => Cow::Owned(with_groups(&message.body, left)),
+            None => Cow::Borrowed(&message.body),
+        }),
+        Extent::Event => {
+            let event = decode(&message.body).ok()?;
+            let left = successor.groups.as_deref().unwrap_or(event.groups());
+            let body = DeleteGroups::encode(event.user(), left).ok()?;
+            (body.len() < message.body.len()).then_some(Cow::Owned(body))
+        }
+    }
+}
+
+/// Says by which body a letter without one is meant: an operator who finds the event elsewhere can compare.
+fn name_body(ours: &mut FieldTable, body: &[u8]) {
+    let bytes = i64::try_from(body.len()).unwrap_or(i64::MAX);
+    ours.insert(BODY_BYTES.into(), AMQPValue::LongLongInt(bytes));
+    let hash = hex(&Sha256::digest(body));
+    ours.insert(
+        BODY_SHA256.into(),
+        AMQPValue::LongString(hash.as_str().into()),
+    );
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Bytes that these properties take as a frame of their own: its envelope (8), class, weight, size of the body and flags (14).
+fn header_frame_bytes(properties: &BasicProperties) -> usize {
+    let short =
+        |text: &Option<ShortString>| text.as_ref().map_or(0, |text| 1 + text.as_str().len());
+    let texts = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.message_id(),
+        properties.kind(),
+        properties.app_id(),
+    ];
+    let headers = properties.headers().as_ref().map_or(0, table_bytes);
+    let (delivery_mode, timestamp) = (1, 8);
+    22 + delivery_mode + timestamp + headers + texts.into_iter().map(short).sum::<usize>()
 }
 
 /// Properties for a dead letter that is given a new life: no attempts, no cause; only the count of its redrives and the run.
@@ -64,6 +202,22 @@ pub fn redriven(message: &Message, run: &str) -> BasicProperties {
     headers.insert(REDRIVES.into(), AMQPValue::LongLongInt(redrives));
     headers.insert(REDRIVE_RUN.into(), AMQPValue::LongString(run.into()));
     carried(message).with_headers(headers)
+}
+
+/// The properties that name a message, and no others.
+fn named(message: &Message) -> BasicProperties {
+    let old = &message.properties;
+    let mut new = BasicProperties::default().with_delivery_mode(2);
+    if let Some(id) = old.message_id() {
+        new = new.with_message_id(id.clone());
+    }
+    if let Some(id) = old.correlation_id() {
+        new = new.with_correlation_id(id.clone());
+    }
+    if let Some(timestamp) = old.timestamp() {
+        new = new.with_timestamp(*timestamp);
+    }
+    new
 }
 
 /// The properties that every copy carries on.

@@ -8,18 +8,62 @@ use lapin::{Channel, Event};
 use tokio::sync::watch;
 
 use super::life::Life;
+use super::refusal::{breaks_connection, closes_a_channel};
 use super::{BrokerError, declare};
 use crate::config::Amqp;
 use crate::metrics::Metrics;
 
 /// How often the queues' depths are asked; it is also how often the broker has to prove that it still answers.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
-/// Watches one connection: what ends it ends the session; what blocks it is told to the publisher.
-pub(super) async fn events(
+
+/// Watches the connection that consumes: what ends it, or one of its channels, ends the session.
+pub(super) async fn consuming(
+    events: impl Stream<Item = Event>,
+    role: &'static str,
+    life: Arc<Life>,
+) {
+    watched(events, role, life, |_| Meaning::End, |_| {}).await;
+}
+
+/// Watches a connection that publishes: what blocks it is told to the publisher. A channel that is closed is the publisher's
+/// affair, and so is a connection that the broker closes because of one message; anything else ends the session.
+pub(super) async fn publishing(
     events: impl Stream<Item = Event>,
     role: &'static str,
     life: Arc<Life>,
     blocking: watch::Sender<bool>,
+) {
+    let meaning = |err: &lapin::Error| {
+        if closes_a_channel(err) {
+            Meaning::GoOn
+        } else if breaks_connection(err) {
+            Meaning::Replaced
+        } else {
+            Meaning::End
+        }
+    };
+    watched(events, role, life, meaning, |blocked| {
+        blocking.send_replace(blocked);
+    })
+    .await;
+}
+
+/// What an error on a connection means for the session.
+enum Meaning {
+    /// Nothing: a channel was closed.
+    GoOn,
+    /// The connection is over and will be replaced.
+    Replaced,
+    /// The session is over.
+    End,
+}
+
+async fn watched(
+    events: impl Stream<Item = Event>,
+    role: &'static str,
+    life: Arc<Life>,
+    meaning: impl Fn(&lapin::Error) -> Meaning,
+    blocking: impl Fn(bool),
 ) {
     let mut events = pin!(events);
     loop {
@@ -36,17 +80,21 @@ pub(super) async fn events(
                     "the broker blocks publishing (an alarm is on): deletions go on, delays and dead letters wait"
                 );
                 life.metrics().amqp_blocked.set(1);
-                blocking.send_replace(true);
+                blocking(true);
             }
             Some(Event::ConnectionUnblocked) => {
                 tracing::info!(amqp.role = role, "the broker takes publishes again");
                 life.metrics().amqp_blocked.set(0);
-                blocking.send_replace(false);
+                blocking(false);
             }
-            Some(Event::Error(err)) => {
-                life.note_unreadable(&err);
-                life.end(format!("the {role} connection failed: {err}"));
-            }
+            Some(Event::Error(err)) => match meaning(&err) {
+                Meaning::GoOn => {}
+                Meaning::Replaced => return,
+                Meaning::End => {
+                    life.note_unreadable(&err);
+                    life.end(format!("the {role} connection failed: {err}"));
+                }
+            },
             Some(_) => {}
             None => life.end(format!("the {role} connection is gone")),
         }

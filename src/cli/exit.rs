@@ -69,7 +69,7 @@ impl From<ConfigError> for Failure {
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         let exit = match error {
-            BrokerError::Topology(_) => Exit::Other,
+            BrokerError::Topology(_) | BrokerError::Refused(_) => Exit::Other,
             BrokerError::Deadline(_)
             | BrokerError::Failed(..)
             | BrokerError::Unreachable(..)

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow};
 
 use super::{Exit, Failure, count, progress, say};
-use crate::broker::feed::Feed;
+use crate::broker::feed::{Feed, RefusedEvent};
 use crate::config::Settings;
 use crate::domain::message::{DeleteGroups, decode};
 
@@ -40,32 +40,50 @@ pub(super) struct Args {
 pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let amqp = settings.amqp()?;
     let events = events(&args)?;
-    let feed = Feed::open(&amqp).await?;
+    let mut feed = Feed::open(&amqp).await?;
     let bar = progress(events.len(), "confirmed, {per_sec}");
     let started = Instant::now();
     let published = feed
-        .publish_all(&events, |confirmed| bar.set_position(confirmed as u64))
+        .publish_all(&events, |done| bar.set_position(done as u64))
         .await;
     bar.finish_and_clear();
-    let (confirmed, failure) = match published {
-        Ok(()) => (events.len(), None),
-        Err((confirmed, err)) => (confirmed, Some(err)),
+    let (done, refused, cause) = match published {
+        Ok(refused) => (events.len(), refused, None),
+        Err(stopped) => (stopped.done, stopped.refused, Some(stopped.cause)),
     };
+    let refused_before = refused.iter().filter(|event| event.index < done).count();
     say(&format!(
         "{} published and confirmed in {:.1} s\n",
-        count(confirmed, "event"),
+        count(done - refused_before, "event"),
         started.elapsed().as_secs_f64()
     ))?;
-    match failure {
-        None => Ok(Exit::Done),
-        Some(err) => {
-            let unconfirmed = events.len() - confirmed;
-            Err(Failure::from(err).context(format!(
-                "{unconfirmed} of {} events are not confirmed; publish the whole again, repeats do no harm",
-                events.len()
-            )))
-        }
+    match cause {
+        None if refused.is_empty() => Ok(Exit::Done),
+        None => Err(Failure::new(Exit::Other, anyhow!(told(&refused)))),
+        Some(err) => Err(Failure::from(err).context(format!(
+            "{} of {} events are not confirmed; publish the whole again, repeats do no harm",
+            events.len() - done + refused_before,
+            events.len()
+        ))),
     }
+}
+
+/// Which events the broker refused, the first of them with the reason.
+fn told(refused: &[RefusedEvent]) -> String {
+    let lines: Vec<String> = refused
+        .iter()
+        .take(MISTAKES_SHOWN)
+        .map(|event| format!("event {}: {}", event.index + 1, event.refusal))
+        .collect();
+    let more = match refused.len().saturating_sub(MISTAKES_SHOWN) {
+        0 => String::new(),
+        more => format!("\n  and {more} more"),
+    };
+    format!(
+        "{} not published, the others are:\n  {}{more}",
+        count(refused.len(), "event"),
+        lines.join("\n  ")
+    )
 }
 
 fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {

@@ -116,6 +116,12 @@ pub struct Successor {
 }
 
 impl Successor {
+    /// Whether it is the dead letter of an event that can't be read.
+    #[must_use]
+    pub const fn is_malformed(&self) -> bool {
+        matches!(self.to, Destination::Dead(Cause::Malformed))
+    }
+
     /// The class that it reports, in headers and metrics; none for names that were not tried to their end.
     #[must_use]
     pub fn class(&self) -> Option<&'static str> {

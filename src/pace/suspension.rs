@@ -204,6 +204,13 @@ impl Suspension {
         closed.map(drop).unwrap_or_default();
     }
 
+    /// Completes when the daemon stops.
+    pub async fn draining(&self) {
+        let mut gate = self.gate.subscribe();
+        let draining = gate.wait_for(|gate| *gate == Gate::Draining).await;
+        draining.map(drop).unwrap_or_default();
+    }
+
     /// Whether the daemon is suspended now.
     #[must_use]
     pub fn is_suspended(&self) -> bool {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::task::JoinError;
 
-use crate::broker::delivery::{Delivery, Message};
+use crate::broker::delivery::{Delivery, Message, Receipt};
 use crate::broker::life::Life;
 use crate::broker::session::Session;
-use crate::broker::settle::settle;
+use crate::broker::settle::{SettleError, settle};
 use crate::chat::client::ChatClient;
 use crate::clock::{unix_ms, unix_seconds};
 use crate::config::Retry;
@@ -22,6 +22,7 @@ use crate::domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed}
 use crate::domain::message::{DeleteGroups, Malformed, decode};
 use crate::domain::topology::Topology;
 use crate::failpoint;
+use crate::intervals::Intervals;
 use crate::metrics::Metrics;
 use crate::pace::suspension::Suspension;
 use crate::telemetry::Ids;
@@ -30,6 +31,10 @@ use crate::telemetry::Ids;
 /// what is in hand for longer than its `consumer_timeout` (30 minutes), undone: at a pace cut far enough, messages of many names
 /// would never end.
 const IN_HAND_MAX: Duration = Duration::from_mins(10);
+
+/// How long a message is held whose copy the broker refuses. With [`IN_HAND_MAX`] before it, it stays below RabbitMQ's
+/// `consumer_timeout` of 30 minutes.
+const HELD_MAX: Duration = Duration::from_mins(15);
 
 /// Works on deliveries. One for the process, shared by all tasks.
 #[derive(Debug)]
@@ -193,7 +198,7 @@ impl Worker {
         ends
     }
 
-    async fn finish(&self, delivery: Delivery, judged: Judged, session: &Session) {
+    async fn finish(&self, delivery: Delivery, mut judged: Judged, session: &Session) {
         let Delivery { message, receipt } = delivery;
         if !session.life().is_on() {
             tracing::debug!(
@@ -202,26 +207,13 @@ impl Worker {
             );
             return;
         }
-        let (topology, publisher) = (&self.topology, &session.publisher);
-        match settle(
-            &message,
-            receipt,
-            &judged.decision,
-            topology,
-            publisher,
-            unix_ms(),
-        )
-        .await
-        {
+        match self.settle(&message, receipt, &mut judged, session).await {
             Ok(()) => {
                 session.life().prove();
                 self.settled(&message, &judged);
             }
             Err(err) => {
-                self.metrics
-                    .settle_failures_total
-                    .with_label_values(&[err.op])
-                    .inc();
+                self.count_failure(err.op);
                 tracing::warn!(
                     message.id = message.id(),
                     op = err.op,
@@ -229,6 +221,65 @@ impl Worker {
                     "could not settle a message: it comes back by itself, what was deleted is then already gone"
                 );
             }
+        }
+    }
+
+    /// Settles the message. While the broker refuses its copy in every form, it is held: it keeps its place in the prefetch and is
+    /// offered again at growing pauses. It is handed back when the daemon stops, and before the broker would take it back.
+    async fn settle(
+        &self,
+        message: &Message,
+        mut receipt: Receipt,
+        judged: &mut Judged,
+        session: &Session,
+    ) -> Result<(), SettleError> {
+        let (mut confirmed, mut held_since) = (0, None);
+        let mut pauses = Intervals::refused();
+        loop {
+            let settled = settle(
+                message,
+                receipt,
+                &judged.decision,
+                confirmed,
+                &self.topology,
+                &session.publisher,
+                unix_ms(),
+            );
+            let Some(held) = settled.await? else {
+                return Ok(());
+            };
+            (receipt, confirmed) = (held.receipt, held.confirmed);
+            self.count_failure("publish");
+            let since = *held_since.get_or_insert_with(|| {
+                tracing::error!(
+                    message.id = message.id(),
+                    error = %held.refusal,
+                    "the broker refuses every copy of this message: it stays in hand and is offered again, others go on. Raise \
+                     the broker's limit that the error names, or remove the message from the main queue"
+                );
+                Instant::now()
+            });
+            if since.elapsed() >= failpoint::shortened(HELD_MAX)
+                || !self.wait_held(pauses.next_pause(), session.life()).await
+            {
+                judged.decision = Decision::HandBack;
+            }
+        }
+    }
+
+    fn count_failure(&self, op: &str) {
+        self.metrics
+            .settle_failures_total
+            .with_label_values(&[op])
+            .inc();
+    }
+
+    /// Waits before a refused copy is offered again; `false` when the daemon stops.
+    async fn wait_held(&self, pause: Duration, life: &Life) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = life.over() => true,
+            () = self.suspension.draining() => false,
         }
     }
 }

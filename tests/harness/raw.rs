@@ -138,6 +138,11 @@ pub fn named(name: &[u8]) -> Vec<u8> {
     [&[length][..], name, b"t\x01"].concat()
 }
 
+/// A table's field: a decimal number with this name.
+pub fn decimal(name: &str) -> Vec<u8> {
+    [short(name), vec![b'D', 2, 0, 0, 0, 1]].concat()
+}
+
 fn short(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).expect("a short string has at most 255 bytes");
     [&[length][..], text.as_bytes()].concat()

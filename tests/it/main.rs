@@ -28,6 +28,7 @@ mod outages;
 mod pace;
 mod poison;
 mod prometheus;
+mod refused;
 mod sandbox;
 mod secrets;
 mod surface;

@@ -12,6 +12,7 @@ use super::Desk;
 use crate::broker::BrokerError;
 use crate::broker::letter::letter;
 use crate::broker::letters::Letters;
+use crate::broker::refusal::Refusal;
 use crate::cli::{Exit, Failure, count, progress, say};
 use crate::domain::redrive::{NextBatch, next_batch};
 use crate::shutdown;
@@ -93,6 +94,7 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
         run: format!("{:016x}", rand::random::<u64>()),
         back: 0,
         delays_least: 0,
+        refused: None,
         plan: &plan,
         stop: &stop,
     };
@@ -100,10 +102,11 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
     // A bar is for people who watch; who reads later wants lines.
     let told = !std::io::stderr().is_terminal();
     let pause = Duration::from_secs(1) / plan.rate;
-    let (mut redriven, mut batch) = (0, 1);
+    // Handled: redriven, or refused by the broker and left where it is.
+    let (mut redriven, mut handled, mut batch) = (0, 0, 1);
     let mut left = std::mem::take(&mut desk.meant).into_iter().take(total);
     let end = 'run: loop {
-        let in_batch = batch.min(total - redriven);
+        let in_batch = batch.min(total - handled);
         if in_batch == 0 {
             break End::All;
         }
@@ -115,6 +118,11 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
                 () = tokio::time::sleep(pause) => {}
             }
             let sent = watch.letters.redrive(delivery, &watch.run).await;
+            if let Err(BrokerError::Refused(refusal)) = &sent {
+                watch.refused.get_or_insert_with(|| refusal.clone());
+                handled += 1;
+                continue;
+            }
             sent.map_err(|err| {
                 Failure::from(err).context(format!(
                     "stopped after {redriven} of {}; the last few of these and the next one may be in both places, redriven \
@@ -122,8 +130,8 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
                     count(total, "letter")
                 ))
             })?;
-            redriven += 1;
-            bar.set_position(redriven as u64);
+            (redriven, handled) = (redriven + 1, handled + 1);
+            bar.set_position(handled as u64);
         }
         let next = watch.look(in_batch).await?;
         if told {
@@ -138,7 +146,7 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
         }
     };
     bar.finish_and_clear();
-    let back = watch.back;
+    let (back, refused) = (watch.back, watch.refused.take());
     let twice = desk.letters.make_sure().await?;
     say(&format!(
         "{redriven} of {} redriven, {back} came back dead\n",
@@ -149,9 +157,19 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
             "{twice} of them could not be removed here and are in both places; redriven again they find their groups gone\n"
         ))?;
     }
-    let (exit, words) = end.told(&count(total - redriven, "letter"));
+    let (exit, words) = end.told(&count(total - handled, "letter"));
     say(&words)?;
-    Ok(exit)
+    let Some(refusal) = refused else {
+        return Ok(exit);
+    };
+    say(&format!(
+        "{} stayed here, the broker does not take them back: {refusal}\n",
+        count(handled - redriven, "letter")
+    ))?;
+    Ok(match exit {
+        Exit::Done => Exit::Other,
+        exit => exit,
+    })
 }
 
 /// Looks after what was redriven.
@@ -162,6 +180,8 @@ struct Watch<'d> {
     back: usize,
     /// The fewest messages seen in the delay queues since the batch began: what has come on top has failed meanwhile.
     delays_least: u32,
+    /// Why the broker did not take the first of those that it refused.
+    refused: Option<Refusal>,
     plan: &'d Plan,
     stop: &'d CancellationToken,
 }
