@@ -7,7 +7,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm
 use super::connect::connect_any;
 use super::publisher::{confirm_channel, mandatory};
 use super::refusal::Refusal;
-use super::{BrokerError, OPERATION_DEADLINE, declare, told_of_alarm};
+use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, told_of_alarm};
 use crate::clock::unix_s;
 use crate::config::Amqp;
 use crate::domain::topology::ROUTING_KEY;
@@ -48,6 +48,8 @@ pub struct Stopped {
 enum Fault {
     /// The broker closed the channel because of an event: this one, if it was alone.
     Refused(Refusal),
+    /// The channel is closed; another operation on it was told why.
+    Closed(BrokerError),
     /// Nothing more can be published; so many of the events that counted as done are not certain.
     Stop(BrokerError, usize),
 }
@@ -88,7 +90,7 @@ impl Feed {
         while done < events.len() {
             let fault = match self.together(events, &mut done, &mut on_progress).await {
                 Ok(()) => break,
-                Err(Fault::Refused(_)) => {
+                Err(Fault::Refused(_) | Fault::Closed(_)) => {
                     let until = events.len().min(done + WINDOW);
                     self.one_by_one(events, &mut done, until, &mut refused, &mut on_progress)
                         .await
@@ -153,7 +155,7 @@ impl Feed {
                     self.reopen().await.map_err(|cause| (cause, 0))?;
                 }
                 // The one before is confirmed: nothing that was under way is uncertain.
-                Err(Fault::Stop(cause, _)) => return Err((cause, 0)),
+                Err(Fault::Stop(cause, _) | Fault::Closed(cause)) => return Err((cause, 0)),
             }
             *done += 1;
             on_progress(*done);
@@ -161,12 +163,13 @@ impl Feed {
         Ok(())
     }
 
-    /// Opens a new channel, on a new connection where the broker has closed the old one.
+    /// Goes on on a new connection. A new channel on the old one could get the number of the closed one, for which events may still
+    /// be on their way: RabbitMQ would close the connection for these.
     async fn reopen(&mut self) -> Result<(), BrokerError> {
-        if !self.connection.status().connected() {
-            self.connection = connect_any(&self.amqp, ROLE).await?.0;
-        }
+        let new = connect_any(&self.amqp, ROLE).await?.0;
+        let old = std::mem::replace(&mut self.connection, new);
         self.channel = confirm_channel(&self.connection).await?;
+        let _ = bounded("closing a connection", old.close(200, "done".into())).await;
         Ok(())
     }
 
@@ -211,10 +214,14 @@ impl Feed {
         match tokio::time::timeout(OPERATION_DEADLINE, operation).await {
             Err(_) => Err(stop(BrokerError::Deadline(what))),
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(err)) => Err(match Refusal::of(&err) {
-                Some(refusal) => Fault::Refused(refusal),
-                None => stop(BrokerError::Failed(what, err.to_string())),
-            }),
+            Ok(Err(err)) => {
+                let failed = BrokerError::Failed(what, err.to_string());
+                Err(match Refusal::of(&err) {
+                    Some(refusal) => Fault::Refused(refusal),
+                    None if self.channel.status().connected() => stop(failed),
+                    None => Fault::Closed(failed),
+                })
+            }
         }
     }
 }

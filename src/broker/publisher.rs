@@ -298,6 +298,25 @@ impl Publisher {
         Ok(())
     }
 
+    /// Opens all channels anew. RabbitMQ reads the limit of a message's size when a channel is opened: a copy that was refused is
+    /// offered again with the limit of now.
+    ///
+    /// # Errors
+    /// A channel can't be opened; the session is over then.
+    pub(super) async fn renew(&self) -> Result<(), BrokerError> {
+        let line = self.line.read().await;
+        for channel in &line.channels {
+            let mut channel = channel.lock().await;
+            let new = confirm_channel(&line.connection).await;
+            let old = std::mem::replace(
+                &mut *channel,
+                new.inspect_err(|err| self.life.end(err.to_string()))?,
+            );
+            let _ = bounded("closing a channel", old.close(200, "done".into())).await;
+        }
+        Ok(())
+    }
+
     /// What an error means on a connection that the broker does not read.
     pub(super) async fn explained(&self, err: BrokerError) -> BrokerError {
         told_of_alarm(err, &self.line.read().await.connection)

@@ -29,7 +29,7 @@ pub struct Held {
 
 /// Settles a delivery: every successor is confirmed by the broker, then the original is acked; or it is handed back.
 ///
-/// `confirmed`: how many of the successors were confirmed before, for a delivery that was [`Held`].
+/// `confirmed`: how many of the successors were confirmed before, for a delivery that was [`Held`]; nothing for another.
 ///
 /// # Errors
 /// [`SettleError`]. Successors that were confirmed before stay: the message may then be worked on twice, never not at all.
@@ -37,7 +37,7 @@ pub async fn settle(
     message: &Message,
     receipt: Receipt,
     decision: &Decision,
-    confirmed: usize,
+    confirmed: Option<usize>,
     topology: &Topology,
     publisher: &Publisher,
     now_ms: i64,
@@ -51,7 +51,15 @@ pub async fn settle(
         }
         Decision::Ack(successors) => successors,
     };
-    for (index, successor) in successors.iter().enumerate().skip(confirmed) {
+    if confirmed.is_some() {
+        let renewed = publisher.renew().await;
+        renewed.map_err(|cause| SettleError {
+            op: "publish",
+            cause,
+        })?;
+    }
+    let successors = successors.iter().enumerate();
+    for (index, successor) in successors.skip(confirmed.unwrap_or(0)) {
         match offer(message, successor, topology, publisher, now_ms).await {
             Ok(()) => {}
             Err(BrokerError::Refused(refusal)) => {

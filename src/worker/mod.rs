@@ -233,7 +233,7 @@ impl Worker {
         judged: &mut Judged,
         session: &Session,
     ) -> Result<(), SettleError> {
-        let (mut confirmed, mut held_since) = (0, None);
+        let (mut confirmed, mut held_since) = (None, None);
         let mut pauses = Intervals::refused();
         loop {
             let settled = settle(
@@ -248,7 +248,7 @@ impl Worker {
             let Some(held) = settled.await? else {
                 return Ok(());
             };
-            (receipt, confirmed) = (held.receipt, held.confirmed);
+            (receipt, confirmed) = (held.receipt, Some(held.confirmed));
             self.count_failure("publish");
             let since = *held_since.get_or_insert_with(|| {
                 tracing::error!(

@@ -1,5 +1,5 @@
 //! Copies that the broker refuses: the one message is told and kept, the others do not notice.
-use convgroup_deleter::sandbox::{Fault, Latency, Rule};
+use convgroup_deleter::sandbox::{Fault, Latency, Probes, Rule};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -163,6 +163,8 @@ async fn an_event_that_can_not_be_made_smaller_is_held() {
 /// A dead letter queue that is full takes nothing, whatever the copy looks like: others go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_dead_letter_queue_holds_up_nobody() {
+    // A full queue takes one more from each channel before it refuses.
+    const EVENTS: u32 = 20;
     let node = Node::start().await;
     let world = World::at(&node.url()).await;
     world.declare().await;
@@ -177,7 +179,7 @@ async fn a_full_dead_letter_queue_holds_up_nobody() {
         "queues",
     ])
     .await;
-    for _ in 0..4 {
+    for _ in 0..EVENTS {
         world.publish_raw(b"no event", persistent()).await;
     }
     let neighbours = world.backlog(30).await;
@@ -190,9 +192,9 @@ async fn a_full_dead_letter_queue_holds_up_nobody() {
         .await;
     unharmed(&world, &daemon, &neighbours).await;
     node.ctl(&["clear_policy", "full"]).await;
-    eventually_settled(&daemon, "dead_lettered", 4).await;
+    eventually_settled(&daemon, "dead_lettered", EVENTS).await;
     unharmed(&world, &daemon, &neighbours).await;
-    world.broker.eventually_depth(&dead, 4, PATIENCE).await;
+    world.broker.eventually_depth(&dead, EVENTS, PATIENCE).await;
 }
 
 /// A stream that stands in the place of the dead letters takes no header of type decimal: RabbitMQ closes the whole connection.
@@ -340,6 +342,8 @@ async fn a_letter_that_the_broker_refuses_stays_where_it_is() {
     let world = World::at(&node.url()).await;
     let daemon = world.daemon().await;
     let dead = world.config.dead_queue();
+    world.user("a", &["x"]);
+    world.user("b", &["x"]);
     for body in [
         event("a", &["x"]),
         padded("padded", 20_000),
@@ -372,9 +376,14 @@ async fn resuming_while_calls_are_in_flight_keeps_the_session() {
         .counted(PATIENCE, |counters| counters.calls >= 10)
         .await;
     world.sandbox.set_latency(Latency::default());
+    world.sandbox.add_fault(
+        Rule::new(Fault::code(60020))
+            .probes(Probes::Excluded)
+            .times(1),
+    );
     world
         .sandbox
-        .add_fault(Rule::new(Fault::code(60020)).times(1));
+        .add_fault(Rule::new(Fault::code(60020)).probes(Probes::Only).times(2));
     let behind: Vec<String> = (0..100).map(|number| format!("behind{number}")).collect();
     world.add(&behind);
     for user in &behind {
