@@ -5,11 +5,12 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{Desk, moment};
+use crate::broker::delivery::Message;
 use crate::cli::{Exit, Failure, count, say};
 use crate::domain::code::{self, CodeTable, Row};
 use crate::domain::decide::MALFORMED;
 use crate::domain::letter::{DELIVERY_LIMIT, Letter, NONE};
-use crate::domain::message::decode;
+use crate::domain::message::decode_declared;
 use crate::telemetry::Ids;
 
 /// So many bytes of a body that can't be read are shown.
@@ -77,7 +78,7 @@ pub(super) fn show(
 ) -> Result<Exit, Failure> {
     let mut text = String::new();
     for (letter, delivery) in desk.meant.iter().take(limit) {
-        let told = Told::of(letter, &delivery.message.body, &desk.codes, ids);
+        let told = Told::of(letter, &delivery.message, &desk.codes, ids);
         text += &if json {
             told.as_json(letter)
         } else {
@@ -113,9 +114,10 @@ struct Told {
 }
 
 impl Told {
-    fn of(letter: &Letter, body: &[u8], codes: &CodeTable, ids: Option<Ids>) -> Self {
+    fn of(letter: &Letter, message: &Message, codes: &CodeTable, ids: Option<Ids>) -> Self {
         const HIDDEN: &str =
             "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
+        let body = message.body.as_slice();
         let reveals = ids.is_some_and(|ids| ids.reveals());
         let mut told = Self {
             meaning: meaning(codes, &letter.cause, &letter.class, &letter.code),
@@ -132,7 +134,7 @@ impl Told {
             bytes: body.len(),
             body: String::new(),
         };
-        match decode(body) {
+        match decode_declared(body, message.declared()) {
             Ok(event) => {
                 told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
                 told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
