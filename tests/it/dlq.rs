@@ -10,6 +10,8 @@ use crate::harness::broker::persistent;
 use crate::harness::{Daemon, PATIENCE, eventually};
 use crate::world::{World, event, eventually_settled, settled};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_convgroup-deleter");
+
 async fn tool(world: &World, args: &[&str]) -> (i32, String) {
     world.tool(&[&["dlq"], args].concat()).await
 }
@@ -432,6 +434,50 @@ async fn a_redrive_of_all_leaves_the_malformed_ones() {
     );
     assert_eq!(world.dead(1).await[0].text(), "broken");
     world.nothing_is_left(&daemon).await;
+}
+
+/// A limit on the size of a file stands for a full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_leaves_no_half_of_a_file_and_removes_no_letter() {
+    const LIMITED: &str = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let world = World::new().await;
+    world.declare().await;
+    let bodies: Vec<String> = (0..40)
+        .map(|number| event(&format!("user{number}"), &[&"g".repeat(500)]))
+        .collect();
+    letters(&world, &bodies).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("letters.ndjson");
+    let file = path.to_str().unwrap();
+    let left = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    let export = ["dlq", "export", "--file", file];
+    let purge = ["dlq", "purge", "--all", "--yes", "--file", file];
+    for args in [&export[..], &purge] {
+        let limited = [&["-c", LIMITED, PROGRAM], args].concat();
+        let config = world.tool_config(&limited).program("/bin/sh");
+        let (code, output) = config.spawn().finished(PATIENCE).await;
+        assert_eq!(code, 1, "{output}");
+        assert!(output.contains("can't be written"), "{output}");
+        assert_eq!(
+            output.contains("nothing was removed"),
+            args == purge,
+            "{output}"
+        );
+        assert_eq!(left(), Vec::<std::ffi::OsString>::new(), "{output}");
+        dead_depth(&world, 40).await;
+    }
+    let (code, output) = world.tool(&purge).await;
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(left(), ["letters.ndjson"]);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 40);
+    dead_depth(&world, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
