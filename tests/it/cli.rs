@@ -714,7 +714,7 @@ async fn check_exits_with_69_while_the_api_is_not_there() {
     }
     world.fault(Fault::HttpStatus(502));
     let ran = Tool::of(&world).run(&["check"]).await.code(69);
-    ran.line("FAIL  api", &["http_5xx"]);
+    ran.line("FAIL  api", &["http_502"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

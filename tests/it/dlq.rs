@@ -2,8 +2,9 @@
 use std::os::unix::fs::PermissionsExt;
 
 use convgroup_deleter::sandbox::{Fault, Rule};
+use futures_util::StreamExt;
 use lapin::BasicProperties;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::harness::broker::persistent;
@@ -436,6 +437,72 @@ async fn a_redrive_of_all_leaves_the_malformed_ones() {
     world.nothing_is_left(&daemon).await;
 }
 
+/// RabbitMQ looks at the head of the queue only: the event expires when the one before it has gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expiration_that_runs_out_is_told_as_ttl_and_is_gone_on_a_redrive() {
+    let world = World::new().await;
+    world.user("user15", &["first", "late"]);
+    world.declare().await;
+    world.publish("user15", &["first"]).await;
+    let late = event("user15", &["late"]);
+    let properties = persistent()
+        .with_expiration("1".into())
+        .with_message_id("m-late".into());
+    world.publish_raw(late.as_bytes(), properties).await;
+    let daemon = world.daemon().await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    dead_depth(&world, 1).await;
+    assert_eq!(world.sandbox.groups("user15").unwrap(), ["late"]);
+
+    let (code, output) = tool(&world, &["ls", "--newer-than", "1h"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("      1  ttl            -          -")
+            && output.contains("longer than its `expiration`"),
+        "{output}"
+    );
+    let (code, output) = tool(&world, &["show", "--cause", "ttl"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("m-late") && output.contains("the copy has no `expiration`"),
+        "{output}"
+    );
+    let (code, output) = tool(&world, &["redrive", "--cause", "ttl", "--settle", "1s"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("0 came back dead"), "{output}");
+    eventually_settled(&daemon, "deleted", 2).await;
+    world.nothing_is_left(&daemon).await;
+}
+
+/// RabbitMQ's word for it is `rejected`, which is the daemon's for something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_consumer_refused_is_not_told_as_rejected_by_the_api() {
+    let world = World::new().await;
+    world.declare().await;
+    world.publish("user15", &["a"]).await;
+    let channel = world.broker.channel().await;
+    let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut foreign = channel
+        .basic_consume(world.config.queue().into(), "other".into(), options, table)
+        .await
+        .unwrap();
+    let delivery = foreign.next().await.unwrap().unwrap();
+    let refused = BasicRejectOptions { requeue: false };
+    assert!(delivery.reject(refused).await.unwrap());
+    dead_depth(&world, 1).await;
+    channel.close(200, "done".into()).await.unwrap();
+    let (code, output) = tool(&world, &["ls", "--cause", "rejected"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("      0  in all"), "{output}");
+    let (code, output) = tool(&world, &["ls", "--cause", "nacked"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("      1  nacked") && output.contains("a consumer that is not this daemon"),
+        "{output}"
+    );
+    assert_eq!(world.broker.purge(&world.config.dead_queue()).await, 1);
+}
+
 /// A limit on the size of a file stands for a full disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_leaves_no_half_of_a_file_and_removes_no_letter() {
@@ -484,10 +551,11 @@ async fn a_full_disk_leaves_no_half_of_a_file_and_removes_no_letter() {
 async fn what_makes_no_sense_is_refused_before_anything_happens() {
     let world = World::new().await;
     for (args, told) in [
-        (&["ls", "--code", "bogus"][..], "not in the error table"),
-        (&["ls", "--code", "99999"], "`other`"),
-        // More than the one that was named would match.
-        (&["purge", "--code", "http_404", "--yes"], "`http_4xx`"),
+        (&["ls", "--code", "bogus"][..], "`bogus` is no code"),
+        // No letter has it, however many there are.
+        (&["purge", "--code", "http_4xx", "--yes"], "http_404"),
+        (&["ls", "--code", "other"], "99999"),
+        (&["ls", "--cause", "expired"], "ttl"),
         (&["ls", "--cause", "bogus"], "delivery_limit"),
         (&["ls", "--class", "gone"], "transient"),
         (&["ls", "--message-id", ""], "--message-id is empty"),
