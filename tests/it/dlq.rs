@@ -619,6 +619,8 @@ async fn an_exported_letter_is_whole_and_nobody_elses_to_read() {
         .with_message_id(long_id.as_str().into())
         .with_correlation_id("c-1".into())
         .with_timestamp(1_700_000_000)
+        .with_expiration("86400000".into())
+        .with_priority(3)
         .with_headers(headers);
     let body = event("user15", &["a"]);
     world
@@ -639,6 +641,11 @@ async fn an_exported_letter_is_whole_and_nobody_elses_to_read() {
     assert_eq!(properties["message_id"], long_id);
     assert_eq!(properties["correlation_id"], "c-1");
     assert_eq!(properties["timestamp"], 1_700_000_000);
+    assert_eq!(properties["expiration"], "86400000");
+    assert_eq!(
+        (&properties["priority"], &properties["delivery_mode"]),
+        (&3.into(), &2.into())
+    );
     assert_eq!(properties["headers"]["traceparent"], "00-ab-cd-01");
     let (code, output) = tool(&world, &["export", "--file", file]).await;
     assert_eq!(code, 1, "{output}");
