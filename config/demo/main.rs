@@ -445,5 +445,5 @@ fn meaning(code: &str) -> String {
     }
     CodeTable::new(&std::collections::BTreeMap::new())
         .explain(code)
-        .meaning
+        .map_or_else(String::new, |row| row.meaning)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use crate::domain::code::{Class, CodeTable, meaning};
+use crate::domain::code::{Class, CodeTable};
 use crate::domain::decide::Outcome;
 use crate::metrics::Metrics;
 
@@ -160,7 +160,7 @@ fn answers(codes: &CodeTable) -> Vec<Answer> {
             answers.push(Answer {
                 label: row.label.clone(),
                 class: row.class,
-                meaning: meaning(&codes.behind(&row.label, |class| class == row.class)),
+                meaning: codes.meaning(&row.label, row.class),
             });
         }
     }

@@ -2,12 +2,13 @@
 use std::sync::Arc;
 
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, ShortString};
 use lapin::{Acker, BasicProperties};
 
 use super::life::Life;
 use super::{BrokerError, bounded};
 use crate::domain::attempt::{self, Attempt};
+use crate::domain::encoding::Declared;
 
 /// Longest part of a foreign message id that goes into a log line, in bytes.
 const ID_BYTES_MAX: usize = 128;
@@ -59,6 +60,20 @@ impl Message {
             .as_ref()
             .map_or("", |id| id.as_str());
         &id[..id.floor_char_boundary(ID_BYTES_MAX)]
+    }
+
+    /// What its properties say about its body.
+    #[must_use]
+    pub fn declared(&self) -> Declared<'_> {
+        let properties = &self.properties;
+        Declared {
+            content_type: properties.content_type().as_ref().map(ShortString::as_str),
+            content_encoding: properties
+                .content_encoding()
+                .as_ref()
+                .map(ShortString::as_str),
+            kind: properties.kind().as_ref().map(ShortString::as_str),
+        }
     }
 
     /// Its history, from our headers.

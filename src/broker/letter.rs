@@ -9,7 +9,7 @@ use super::successor::{
     CAUSE, CLASS, CODE, FAILED_AT, INFO, REDRIVE_RUN, REDRIVES, is_brokers_count,
 };
 use crate::domain::attempt::ATTEMPT;
-use crate::domain::letter::Letter;
+use crate::domain::letter::{Letter, NONE, brokers_cause};
 
 /// By what a letter is known again: all that the broker does not change.
 pub(super) type Fingerprint = u64;
@@ -38,10 +38,11 @@ pub(super) fn fingerprint(message: &Message) -> Fingerprint {
 #[must_use]
 pub fn letter(message: &Message) -> Letter {
     let header = |name: &str| message.text(name).unwrap_or_default();
-    let cause = message.text(CAUSE).or_else(|| brokers_reason(message));
+    let brokers = || brokers_reason(message).map(|reason| brokers_cause(&reason).to_owned());
+    let cause = message.text(CAUSE).or_else(brokers);
     Letter {
         message_id: message.id().to_owned(),
-        cause: cause.unwrap_or_else(|| crate::domain::letter::NONE.to_owned()),
+        cause: cause.unwrap_or_else(|| NONE.to_owned()),
         class: header(CLASS),
         code: header(CODE),
         info: header(INFO),
@@ -93,9 +94,15 @@ pub fn properties(message: &Message) -> Value {
             object.insert(stringify!($name).to_owned(), text.as_str().into());
         } )+ };
     }
-    texts!(message_id correlation_id content_type content_encoding reply_to app_id);
+    texts!(message_id correlation_id content_type content_encoding reply_to app_id expiration user_id cluster_id);
     if let Some(kind) = properties.kind() {
         object.insert("type".to_owned(), kind.as_str().into());
+    }
+    if let Some(mode) = properties.delivery_mode() {
+        object.insert("delivery_mode".to_owned(), (*mode).into());
+    }
+    if let Some(priority) = properties.priority() {
+        object.insert("priority".to_owned(), (*priority).into());
     }
     if let Some(timestamp) = properties.timestamp() {
         object.insert("timestamp".to_owned(), (*timestamp).into());

@@ -286,7 +286,7 @@ fn ours(successor: &Successor, now_ms: i64) -> FieldTable {
         text(CAUSE, cause.label());
     }
     if let Some(verdict) = &successor.verdict {
-        text(CODE, &verdict.row.label);
+        text(CODE, &verdict.code);
     }
     if let Some(class) = successor.class() {
         text(CLASS, class);

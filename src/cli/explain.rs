@@ -8,7 +8,8 @@ use crate::domain::code::{CodeTable, Row};
     after_help = "Examples:\n  convgroup-deleter explain 51011\n  convgroup-deleter explain timeout\n  convgroup-deleter explain            the whole table"
 )]
 pub(super) struct Args {
-    /// An `ErrorCode` (51011), a fault (`timeout`, `http_429`); nothing for the whole table.
+    /// An `ErrorCode` (51011), an HTTP status (`http_429`), another fault (`timeout`); nothing for the whole table.
+    #[arg(allow_negative_numbers = true)]
     code: Option<String>,
     /// The whole table as Markdown, as it stands in the README.
     #[arg(long, conflicts_with = "code")]
@@ -20,23 +21,26 @@ pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure>
     match &args.code {
         None if args.markdown => say(&markdown(&codes))?,
         None => say(&table(&codes))?,
-        Some(code) if !codes.lists(code) && code.parse::<i64>().is_err() => {
-            let known: Vec<&str> = codes
-                .rows()
-                .map(|row| &*row.code)
-                .filter(|code| code.parse::<i64>().is_err())
-                .collect();
-            return Err(Failure::new(
-                Exit::Usage,
-                anyhow::anyhow!(
-                    "`{code}` is no code: give a number, or one of {}",
-                    known.join(" ")
-                ),
-            ));
-        }
-        Some(code) => say(&one(&codes, &codes.explain(code)))?,
+        Some(code) => match codes.explain(code) {
+            Some(row) => say(&one(&codes, &row))?,
+            None => return Err(no_code(&codes, code)),
+        },
     }
     Ok(Exit::Done)
+}
+
+/// What is wrong with a code, and which ones there are.
+pub(super) fn no_code(codes: &CodeTable, code: &str) -> Failure {
+    let known: Vec<&str> = codes
+        .rows()
+        .map(|row| &*row.code)
+        .filter(|code| code.parse::<i64>().is_err())
+        .collect();
+    let problem = format!(
+        "`{code}` is no code: give a number (51011), an HTTP status (http_503), or one of {}",
+        known.join(" ")
+    );
+    Failure::new(Exit::Usage, anyhow::anyhow!(problem))
 }
 
 fn one(codes: &CodeTable, row: &Row) -> String {

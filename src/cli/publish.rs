@@ -3,12 +3,13 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 
 use super::{Exit, Failure, count, progress, say};
 use crate::broker::feed::{Feed, RefusedEvent};
 use crate::config::Settings;
-use crate::domain::message::{DeleteGroups, decode};
+use crate::domain::encoding;
+use crate::domain::message::{BYTE_ORDER_MARK, DeleteGroups, decode};
 
 /// Most mistakes that are listed before nothing is published.
 const MISTAKES_SHOWN: usize = 10;
@@ -94,12 +95,12 @@ fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     }
     let path = args.file.as_deref().unwrap_or(Path::new("-"));
     let lines = if path == Path::new("-") {
-        lines(std::io::stdin().lock())
+        lines(std::io::stdin().lock(), args.unchecked)
     } else {
         std::fs::File::open(path)
             .map(BufReader::new)
             .map_err(anyhow::Error::from)
-            .and_then(lines)
+            .and_then(|file| lines(file, args.unchecked))
     };
     let lines = lines
         .with_context(|| format!("{} can't be read", path.display()))
@@ -135,13 +136,29 @@ fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
 }
 
 /// The lines that are not blank, as bytes, with their numbers from 1.
-fn lines(input: impl BufRead) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
+fn lines(input: impl BufRead, as_they_stand: bool) -> anyhow::Result<Vec<(usize, Vec<u8>)>> {
     let mut lines = Vec::new();
     for (index, line) in input.split(b'\n').enumerate() {
-        let line = line?;
+        let mut line = line?;
+        if index == 0 && !as_they_stand {
+            line = first_line(line)?;
+        }
         if !line.trim_ascii().is_empty() {
             lines.push((index + 1, line));
         }
     }
     Ok(lines)
+}
+
+/// The first line without the byte order mark that an editor has written for the whole file. Of a file that is no text in UTF-8
+/// the lines would be none.
+fn first_line(line: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+    if let Some(what) = encoding::by_bytes(&line) {
+        bail!("{what}; nothing was published");
+    }
+    let mark = BYTE_ORDER_MARK.to_string();
+    Ok(line
+        .strip_prefix(mark.as_bytes())
+        .map(<[u8]>::to_vec)
+        .unwrap_or(line))
 }

@@ -592,7 +592,7 @@ fn codes(reader: &mut Reader<'_>) -> CodeTable {
     for key in reader.keys_below(OVERRIDES) {
         let code = key[OVERRIDES.len()..].to_owned();
         let class = reader.optional(&key, |text| {
-            if !shipped.lists(&code) && code.parse::<i64>().is_err() {
+            if shipped.explain(&code).is_none() {
                 return Err("is no code; `convgroup-deleter explain` lists them".to_owned());
             }
             if code == "0" || code == crate::domain::code::PANIC {

@@ -86,8 +86,11 @@ fn environment_beats_file_beats_default() {
         config.amqp.topology.tiers[1].name,
         "convgroup.delete.retry.2s"
     );
-    assert_eq!(config.codes.explain("50001").class, Class::Gone);
-    assert_eq!(config.codes.explain("60004").class, Class::Rejected);
+    assert_eq!(config.codes.explain("50001").unwrap().class, Class::Gone);
+    assert_eq!(
+        config.codes.explain("60004").unwrap().class,
+        Class::Rejected
+    );
     assert!(config.log.reveal_ids);
 }
 

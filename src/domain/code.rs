@@ -13,7 +13,13 @@ use super::reply::Reply;
 const EMBEDDED: &str = include_str!("../../config/error-codes.toml");
 
 /// The key of the row for an `ErrorCode` that the table does not list.
-pub const OTHER: &str = "other";
+const OTHER: &str = "other";
+/// The key of the row for an HTTP status from 400 to 499 that the table does not list.
+const HTTP_4XX: &str = "http_4xx";
+/// The key of the row for an HTTP status from 500 to 599 that the table does not list.
+const HTTP_5XX: &str = "http_5xx";
+/// The key of the row for a reply that is not the expected JSON.
+const BAD_BODY: &str = "bad_body";
 /// The key of the row for a fault of this program; the API never answers it.
 pub const PANIC: &str = "panic";
 
@@ -114,7 +120,7 @@ impl fmt::Display for Class {
 pub struct Row {
     /// The key: an `ErrorCode` as digits, or the name of a fault (`timeout`, `http_429`, `other`).
     pub code: String,
-    /// What the code is called in metrics, headers and logs (`http_429` is reported as `http_4xx`).
+    /// What the code is called in metrics, where the number of names has to be bounded (`http_429` is counted as `http_4xx`).
     pub label: String,
     /// The class, overrides applied.
     pub class: Class,
@@ -155,9 +161,13 @@ struct RawTable {
 pub struct Verdict {
     /// The row that matched.
     pub row: Arc<Row>,
-    /// What was answered, for people: the row's label, and what the label hides (`other, ErrorCode 99999`; `connect, refused`).
-    pub answer: String,
-    /// The API's own text, at most [`INFO_BYTES_MAX`] bytes. It may name users and groups: a header may carry it, a log not.
+    /// The code of this very answer, for headers, logs and tools: the API's own number, listed or not (`51011`, `99999`), the
+    /// HTTP status (`http_404`), or what went wrong (`timeout`). Metrics have the label of the row.
+    pub code: String,
+    /// Why there was no connection, in a few words; empty for every other answer.
+    pub no_connection: String,
+    /// The API's own text, or why there was no connection; at most [`INFO_BYTES_MAX`] bytes. It may name users and groups: a
+    /// header may carry it, a log not.
     pub info: String,
 }
 
@@ -170,7 +180,9 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{} ({}). {}",
-            self.answer, self.row.meaning, self.row.advice
+            self.answer(),
+            self.row.meaning,
+            self.row.advice
         )
     }
 }
@@ -181,18 +193,15 @@ impl Verdict {
     pub fn class(&self) -> Class {
         self.row.class
     }
-}
 
-/// What rows that share a label mean, each meaning once.
-#[must_use]
-pub fn meaning(rows: &[&Row]) -> String {
-    let mut meanings: Vec<&str> = Vec::new();
-    for row in rows {
-        if !meanings.contains(&row.meaning.as_str()) {
-            meanings.push(&row.meaning);
+    /// What was answered, for people: the code, and why there was no connection (`99999`; `connect, refused`).
+    #[must_use]
+    pub fn answer(&self) -> String {
+        match self.no_connection.as_str() {
+            "" => self.code.clone(),
+            why => format!("{}, {why}", self.code),
         }
     }
-    meanings.join("; ")
 }
 
 /// The table, looked up by reply.
@@ -203,10 +212,10 @@ pub struct CodeTable {
 }
 
 impl CodeTable {
-    /// The shipped table with the operator's overrides (code → class) applied. A number that the table does not list gets a
-    /// row of its own, counted under the label `other`.
+    /// The shipped table with the operator's overrides (code → class) applied. A number or HTTP status that the table does not
+    /// list gets a row of its own, counted under the label of the row that it would match.
     ///
-    /// Which overrides are allowed is checked by the configuration; this applies what it is given.
+    /// Which overrides are allowed is checked by the configuration; this applies what it is given, but for what is no code.
     #[must_use]
     pub fn new(overrides: &BTreeMap<String, Class>) -> Self {
         let raw: RawTable =
@@ -230,7 +239,9 @@ impl CodeTable {
             });
         }
         for (code, &class) in overrides {
-            let mut row = table.explain(code);
+            let Some(mut row) = table.explain(code) else {
+                continue;
+            };
             row.overridden = (row.class != class).then_some(row.class);
             row.class = class;
             table.insert(row);
@@ -256,16 +267,39 @@ impl CodeTable {
         self.rows.contains_key(code)
     }
 
-    /// The row that a code would match: its own, or `other` under the asked-for code.
+    /// The row that an answer with this code matches, under the code that was asked for; nothing where it is no code.
     #[must_use]
-    pub fn explain(&self, code: &str) -> Row {
-        match self.rows.get(code) {
-            Some(row) => (**row).clone(),
-            None => Row {
-                code: code.to_owned(),
-                ..(*self.rows[OTHER]).clone()
-            },
-        }
+    pub fn explain(&self, code: &str) -> Option<Row> {
+        let row = self.row(code)?;
+        Some(Row {
+            code: code.to_owned(),
+            ..(**row).clone()
+        })
+    }
+
+    /// Whether an answer can be told by this code, in a header, a log line or a filter. The rows `other`, `http_4xx` and
+    /// `http_5xx` stand for many answers: each of these is told by its own number or status.
+    #[must_use]
+    pub fn tells(&self, code: &str) -> bool {
+        ![OTHER, HTTP_4XX, HTTP_5XX].contains(&code) && self.row(code).is_some()
+    }
+
+    /// A code's own row; else the one for all unlisted numbers or statuses of its kind.
+    fn row(&self, code: &str) -> Option<&Arc<Row>> {
+        let of_its_kind = || {
+            if let Some(status) = http_status(code) {
+                return Some(match status {
+                    400..=499 => HTTP_4XX,
+                    500..=599 => HTTP_5XX,
+                    _ => BAD_BODY,
+                });
+            }
+            let number: i64 = code.parse().ok()?;
+            (number.to_string() == code).then_some(OTHER)
+        };
+        self.rows
+            .get(code)
+            .or_else(|| self.rows.get(of_its_kind()?))
     }
 
     /// The rows that the API's answers can match: all but the one for this program's own fault.
@@ -273,72 +307,61 @@ impl CodeTable {
         self.rows().filter(|row| row.code != PANIC)
     }
 
-    /// The rows that a label stands for, of those classes that fit, in the order of the table: several share `http_4xx`. None
-    /// fits any more where an override has changed the class since: then all with the label; and for a label that no row has
-    /// (any more), the row of unlisted codes.
+    /// What the answers mean that are counted under this label and class, each meaning once: several rows share `http_4xx`.
     #[must_use]
-    pub fn behind(&self, label: &str, fits: impl Fn(Class) -> bool) -> Vec<&Row> {
-        let labelled: Vec<&Row> = self.rows().filter(|row| row.label == label).collect();
-        let fitting: Vec<&Row> = labelled
-            .iter()
-            .copied()
-            .filter(|row| fits(row.class))
-            .collect();
-        match (fitting.is_empty(), labelled.is_empty()) {
-            (false, _) => fitting,
-            (true, false) => labelled,
-            (true, true) => vec![&*self.rows[OTHER]],
+    pub fn meaning(&self, label: &str, class: Class) -> String {
+        let mut meanings: Vec<&str> = Vec::new();
+        for row in self.rows() {
+            let counted = row.label == label && row.class == class;
+            if counted && !meanings.contains(&row.meaning.as_str()) {
+                meanings.push(&row.meaning);
+            }
         }
+        meanings.join("; ")
     }
 
     /// Judges a reply. Total: every reply has a row.
     #[must_use]
     pub fn classify(&self, reply: Reply) -> Verdict {
         match reply {
-            Reply::Answer { code, info } if self.lists(&code.to_string()) => {
-                self.verdict(&code.to_string(), None, &info)
-            }
-            Reply::Answer { code, info } => {
-                let number = format!("ErrorCode {code}");
-                let info = format!("{number}: {info}");
-                self.verdict(OTHER, Some(number), &info)
-            }
-            Reply::HttpStatus(status) => {
-                let exact = format!("http_{status}");
-                let group = match status {
-                    400..=499 => "http_4xx",
-                    500..=599 => "http_5xx",
-                    _ => "bad_body",
-                };
-                let key = if self.lists(&exact) { &exact } else { group };
-                let number = format!("HTTP status {status}");
-                self.verdict(key, Some(number.clone()), &number)
-            }
-            Reply::Timeout => self.verdict("timeout", None, ""),
-            Reply::Connect(why) => self.verdict("connect", Some(why.clone()), &why),
-            Reply::Reset => self.verdict("reset", None, ""),
-            Reply::BadBody => self.verdict("bad_body", None, ""),
+            Reply::Answer { code, info } => self.verdict(code.to_string(), &info),
+            Reply::HttpStatus(status) => self.verdict(format!("{HTTP}{status}"), ""),
+            Reply::Timeout => self.verdict("timeout".to_owned(), ""),
+            Reply::Connect(why) => Verdict {
+                no_connection: why.clone(),
+                ..self.verdict("connect".to_owned(), &why)
+            },
+            Reply::Reset => self.verdict("reset".to_owned(), ""),
+            Reply::BadBody => self.verdict(BAD_BODY.to_owned(), ""),
         }
     }
 
     /// The verdict on a message whose handling panicked.
     #[must_use]
     pub fn panic(&self) -> Verdict {
-        self.verdict(PANIC, None, "")
+        self.verdict(PANIC.to_owned(), "")
     }
 
-    fn verdict(&self, key: &str, more: Option<String>, info: &str) -> Verdict {
-        let row = Arc::clone(&self.rows[key]);
-        let answer = match more {
-            Some(more) => format!("{}, {more}", row.label),
-            None => row.label.clone(),
-        };
+    fn verdict(&self, code: String, info: &str) -> Verdict {
+        let row = self.row(&code).unwrap_or_else(|| &self.rows[BAD_BODY]);
         Verdict {
-            row,
-            answer,
+            row: Arc::clone(row),
+            code,
+            no_connection: String::new(),
             info: bounded(info),
         }
     }
+}
+
+/// What stands before an HTTP status in its code.
+const HTTP: &str = "http_";
+
+/// The status of a code like `http_404`: three digits, from 400 on. A lower one is no failure, or is told as `bad_body`.
+fn http_status(code: &str) -> Option<u16> {
+    let digits = code.strip_prefix(HTTP)?;
+    let whole = digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let status: u16 = whole.then(|| digits.parse().ok())??;
+    (status >= 400).then_some(status)
 }
 
 /// The longest prefix of at most [`INFO_BYTES_MAX`] bytes that ends between two characters.
@@ -362,12 +385,13 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(reply: Reply, label: &str, class: Class) {
+    fn check(reply: Reply, code: &str, label: &str, class: Class) {
         let verdict = shipped().classify(reply);
         assert_eq!(
-            (verdict.row.label.as_str(), verdict.class()),
-            (label, class)
+            (verdict.code.as_str(), verdict.row.label.as_str()),
+            (code, label)
         );
+        assert_eq!(verdict.class(), class);
     }
 
     /// The classes of the contract, written a second time on purpose: the table is data, and data gets edited.
@@ -401,7 +425,7 @@ mod tests {
         let mut listed = 0;
         for (class, codes) in contract {
             for &code in codes {
-                check(answer(code), &code.to_string(), class);
+                check(answer(code), &code.to_string(), &code.to_string(), class);
                 listed += 1;
             }
         }
@@ -417,34 +441,73 @@ mod tests {
 
     #[test]
     fn replies_without_a_code_are_classified_by_what_went_wrong() {
-        check(Reply::Timeout, "timeout", Class::Transient);
-        check(
-            Reply::Connect("refused".to_owned()),
-            "connect",
-            Class::Transient,
-        );
-        check(Reply::Reset, "reset", Class::Transient);
-        check(Reply::BadBody, "bad_body", Class::Transient);
-        check(Reply::HttpStatus(500), "http_5xx", Class::Transient);
-        check(Reply::HttpStatus(503), "http_5xx", Class::Transient);
-        check(Reply::HttpStatus(408), "http_4xx", Class::Transient);
-        check(Reply::HttpStatus(429), "http_4xx", Class::Throttled);
-        check(Reply::HttpStatus(401), "http_4xx", Class::Account);
-        check(Reply::HttpStatus(403), "http_4xx", Class::Account);
-        check(Reply::HttpStatus(404), "http_4xx", Class::Account);
-        check(Reply::HttpStatus(418), "http_4xx", Class::Unknown);
-        check(Reply::HttpStatus(999), "bad_body", Class::Transient);
+        let passing = Class::Transient;
+        check(Reply::Timeout, "timeout", "timeout", passing);
+        let connect = Reply::Connect("refused".to_owned());
+        check(connect, "connect", "connect", passing);
+        check(Reply::Reset, "reset", "reset", passing);
+        check(Reply::BadBody, "bad_body", "bad_body", passing);
+        let status = |status, label, class| {
+            check(
+                Reply::HttpStatus(status),
+                &format!("http_{status}"),
+                label,
+                class,
+            );
+        };
+        status(500, "http_5xx", passing);
+        status(503, "http_5xx", passing);
+        status(408, "http_4xx", passing);
+        status(429, "http_4xx", Class::Throttled);
+        status(401, "http_4xx", Class::Account);
+        status(403, "http_4xx", Class::Account);
+        status(404, "http_4xx", Class::Account);
+        status(418, "http_4xx", Class::Unknown);
+        status(999, "bad_body", passing);
     }
 
     #[test]
-    fn an_unlisted_code_is_other_and_keeps_its_number_in_the_info() {
+    fn an_unlisted_code_is_told_by_its_number_and_counted_as_other() {
+        for code in [99_999, -7, i64::MIN] {
+            check(answer(code), &code.to_string(), "other", Class::Unknown);
+        }
         let verdict = shipped().classify(Reply::Answer {
             code: -7,
             info: "odd".into(),
         });
-        assert_eq!(verdict.row.label, "other");
-        assert_eq!(verdict.class(), Class::Unknown);
-        assert_eq!(verdict.info, "ErrorCode -7: odd");
+        assert_eq!(verdict.info, "odd");
+        assert!(verdict.to_string().starts_with("-7 ("), "{verdict}");
+    }
+
+    #[test]
+    fn a_code_is_told_if_an_answer_can_have_it() {
+        for code in [
+            "51011", "99999", "-3", "http_404", "http_418", "http_503", "timeout", PANIC,
+        ] {
+            assert!(shipped().tells(code), "{code}");
+            assert_eq!(shipped().explain(code).unwrap().code, code);
+        }
+        for group in [OTHER, HTTP_4XX, HTTP_5XX] {
+            assert!(!shipped().tells(group), "{group}");
+            assert!(shipped().explain(group).is_some(), "{group} is a row");
+        }
+        for nonsense in [
+            "",
+            "-",
+            "bogus",
+            "007",
+            "+7",
+            "1.5",
+            "http_",
+            "http_40",
+            "http_+40",
+            "http_0404",
+            "http_302",
+            "99999999999999999999",
+        ] {
+            assert!(!shipped().tells(nonsense), "{nonsense}");
+            assert_eq!(shipped().explain(nonsense), None);
+        }
     }
 
     #[test]
@@ -464,41 +527,46 @@ mod tests {
         let table = CodeTable::new(&BTreeMap::from([
             ("50001".to_owned(), Class::Gone),
             ("99999".to_owned(), Class::Rejected),
+            ("http_418".to_owned(), Class::Transient),
+            ("http_5xx".to_owned(), Class::Account),
         ]));
         let verdict = table.classify(answer(50001));
         assert_eq!(
             (verdict.class(), verdict.row.overridden),
             (Class::Gone, Some(Class::Rejected))
         );
-        let verdict = table.classify(answer(99999));
-        assert_eq!(
-            (verdict.class(), verdict.row.label.as_str()),
-            (Class::Rejected, OTHER)
-        );
+        let changed = [
+            (answer(99999), "99999", OTHER, Class::Rejected),
+            (answer(99998), "99998", OTHER, Class::Unknown),
+            (
+                Reply::HttpStatus(418),
+                "http_418",
+                HTTP_4XX,
+                Class::Transient,
+            ),
+            (Reply::HttpStatus(417), "http_417", HTTP_4XX, Class::Unknown),
+            (Reply::HttpStatus(503), "http_503", HTTP_5XX, Class::Account),
+        ];
+        for (reply, code, label, class) in changed {
+            let verdict = table.classify(reply);
+            let told = (verdict.code.as_str(), verdict.row.label.as_str());
+            assert_eq!((told, verdict.class()), ((code, label), class));
+        }
     }
 
     #[test]
-    fn a_label_and_a_class_lead_back_to_their_rows() {
-        let overrides = BTreeMap::from([("50001".to_owned(), Class::Transient)]);
-        let table = CodeTable::new(&overrides);
-        let codes = |label, class| {
-            let rows = table.behind(label, |found| found == class);
-            rows.iter().map(|row| row.code.as_str()).collect::<Vec<_>>()
-        };
-        assert_eq!(codes("http_4xx", Class::Transient), ["http_408"]);
+    fn a_label_and_a_class_have_the_meanings_of_their_rows() {
+        let meaning = |class| shipped().meaning(HTTP_4XX, class);
         assert_eq!(
-            codes("http_4xx", Class::Account),
-            ["http_401", "http_403", "http_404"]
+            meaning(Class::Transient),
+            "HTTP status 408, request timeout"
         );
-        assert_eq!(
-            codes("50001", Class::Rejected),
-            ["50001"],
-            "died before the override"
+        let account = meaning(Class::Account);
+        assert!(
+            account.contains("401") && account.contains("404"),
+            "{account}"
         );
-        assert_eq!(codes("12345", Class::Unknown), ["other"]);
-        let account = table.behind("http_4xx", |class| class == Class::Account);
-        let told = meaning(&account);
-        assert!(told.contains("401") && told.contains("404"), "{told}");
+        assert_eq!(meaning(Class::Deleted), "");
     }
 
     #[test]

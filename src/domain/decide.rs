@@ -277,7 +277,7 @@ pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Lim
         };
         match dead
             .iter_mut()
-            .find(|(c, v, _)| *c == cause && v.row.code == verdict.row.code)
+            .find(|(c, v, _)| *c == cause && v.code == verdict.code)
         {
             Some((_, _, names)) => names.push(group.clone()),
             None => dead.push((cause, verdict, vec![group.clone()])),
@@ -359,7 +359,8 @@ mod tests {
         }
     }
 
-    /// One word per name: `d`eleted, `g`one, `r`ejected, `R`ejected by another code, `f`ailed, `t`hrottled, `i`nterrupted.
+    /// One word per name: `d`eleted, `g`one, `r`ejected, `R`ejected by another code, `f`ailed, `t`hrottled, `i`nterrupted;
+    /// `u`, `U`: failed by one and by another code that the table does not list.
     fn ends(words: &str) -> (Vec<String>, Vec<NameEnd>) {
         words
             .chars()
@@ -371,6 +372,8 @@ mod tests {
                     'r' => NameEnd::Rejected(verdict(51011)),
                     'R' => NameEnd::Rejected(verdict(50001)),
                     'f' => NameEnd::Failed(verdict(50004)),
+                    'u' => NameEnd::Failed(verdict(99_998)),
+                    'U' => NameEnd::Failed(verdict(99_999)),
                     't' => NameEnd::Throttled(verdict(60007)),
                     'i' => NameEnd::Interrupted,
                     other => panic!("no such word: {other}"),
@@ -437,6 +440,7 @@ mod tests {
         check("drf", 1, "rejected(1)#1 tier1(2)#2 = dead_lettered");
         check("rRr", 0, "rejected(02)#0 rejected(1)#0 = dead_lettered");
         check("fr", 2, "exhausted(0)#3 rejected(1)#2 = dead_lettered");
+        check("uUu", 2, "exhausted(02)#3 exhausted(1)#3 = dead_lettered");
         check("fti", 0, "tier0(*)#1 = delayed");
         check("fti", 2, "exhausted(0)#3 tier0(12)#2 = dead_lettered");
         check("di", 0, "tier0(1)#0 = delayed");

@@ -3,21 +3,41 @@ use std::time::Duration;
 
 use super::decide::{Cause, DEAD_LETTER_KINDS, MALFORMED};
 
-/// The cause of a dead letter that the broker itself made: it was delivered too often.
+/// The broker itself made the dead letter: the event was delivered too often.
 pub const DELIVERY_LIMIT: &str = "delivery_limit";
+/// The broker itself made it: the event waited longer than its `expiration`, or a TTL set by a policy, allows.
+pub const TTL: &str = "ttl";
+/// The broker itself made it: the queue was full.
+pub const MAXLEN: &str = "maxlen";
+/// The broker itself made it: another consumer than the daemon refused the event for good.
+pub const NACKED: &str = "nacked";
 /// What stands for a header that is not there.
 pub const NONE: &str = "-";
-/// What a cause can be: three that the daemon writes; three of the broker's, of which only [`DELIVERY_LIMIT`] can happen to the
-/// queues as the daemon declares them; and none, where somebody else published the letter.
-pub const CAUSES: [&str; 7] = [
+/// What a cause can be: three that the daemon writes; four of the broker's, see [`brokers_cause`]; and none, where somebody else
+/// published the letter.
+pub const CAUSES: [&str; 8] = [
     Cause::Rejected.label(),
     Cause::Exhausted.label(),
     MALFORMED,
     DELIVERY_LIMIT,
-    "expired",
-    "maxlen",
+    TTL,
+    MAXLEN,
+    NACKED,
     NONE,
 ];
+
+/// What a dead letter that the broker itself made is called, by the reason that it writes into `x-death`. Its words `expired` and
+/// `rejected` are not taken over: a cause of that name is the daemon's own. Any other reason was written by somebody else.
+#[must_use]
+pub fn brokers_cause(reason: &str) -> &'static str {
+    match reason {
+        "delivery_limit" => DELIVERY_LIMIT,
+        "expired" => TTL,
+        "maxlen" => MAXLEN,
+        "rejected" => NACKED,
+        _ => NONE,
+    }
+}
 /// What a class can be.
 pub const CLASSES: [&str; 4] = {
     let [(_, a), (_, b), (_, c), (_, d)] = DEAD_LETTER_KINDS;
@@ -29,11 +49,11 @@ pub const CLASSES: [&str; 4] = {
 pub struct Letter {
     /// The publisher's id; empty where there is none.
     pub message_id: String,
-    /// `rejected`, `exhausted`, `malformed`; `delivery_limit` (or what else `x-death` says) for one the broker made.
+    /// `rejected`, `exhausted`, `malformed`; of one that the broker made, what [`brokers_cause`] calls it.
     pub cause: String,
     /// The class of the last answer.
     pub class: String,
-    /// The code's label.
+    /// The code of the last answer, as its verdict tells it.
     pub code: String,
     /// The API's text. It may name users and groups.
     pub info: String,
@@ -126,6 +146,24 @@ mod tests {
     #[track_caller]
     fn check(filter: &Filter, matches: bool) {
         assert_eq!(filter.matches(&letter(), NOW), matches, "{filter:?}");
+    }
+
+    #[test]
+    fn what_the_broker_did_is_named_apart_from_what_the_daemon_did() {
+        for reason in ["delivery_limit", "expired", "maxlen", "rejected"] {
+            let cause = brokers_cause(reason);
+            assert!(CAUSES.contains(&cause) && cause != NONE, "{reason}");
+            assert!(
+                DEAD_LETTER_KINDS
+                    .iter()
+                    .all(|(own, _)| own.label() != cause),
+                "{reason}"
+            );
+        }
+        assert_eq!(brokers_cause("expired"), "ttl");
+        for foreign in ["malformed", "exhausted", "EXPIRED", ""] {
+            assert_eq!(brokers_cause(foreign), NONE, "{foreign}");
+        }
     }
 
     #[test]

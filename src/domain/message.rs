@@ -8,6 +8,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::encoding::{Declared, Unreadable, explanation};
+
 /// Longest body that is read, in bytes (contract).
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Most names in one event (contract).
@@ -15,6 +17,9 @@ pub const GROUPS_MAX: usize = 100;
 /// Deepest nesting of arrays and objects in an event, unknown fields included. A real event has two levels; the bound is the
 /// one that common JSON parsers have.
 pub const DEPTH_MAX: usize = 128;
+
+/// What some editors and libraries write before a text in UTF-8.
+pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 const USER_KEY: &str = "From_Account";
 const GROUPS_KEY: &str = "GroupName";
@@ -96,6 +101,25 @@ pub enum Malformed {
         /// What it has to be.
         expected: &'static str,
     },
+    /// A string of a known key holds half of a surrogate pair: an escape like `\ud83d` without its other half. No text in
+    /// UTF-8 can hold that, so it can't be sent to the API either.
+    #[error("`{key}`{} holds half of a surrogate pair at byte {at} of the body", in_name(*.name))]
+    HalfPair {
+        /// The key.
+        key: &'static str,
+        /// Which name of a list it is, from 1.
+        name: Option<usize>,
+        /// Where the escape begins in the body, in bytes from 0.
+        at: usize,
+    },
+    /// The body is not UTF-8 or not JSON, and its first bytes or its properties explain that.
+    #[error("{what}; {because}")]
+    Explained {
+        /// What is wrong.
+        what: Box<Malformed>,
+        /// What the body is instead.
+        because: String,
+    },
     /// The user is the empty string.
     #[error("`{USER_KEY}` is empty")]
     EmptyUser,
@@ -110,22 +134,51 @@ pub enum Malformed {
     EmptyGroup,
 }
 
-/// Reads an event. Never panics; the body is not changed by being read.
+fn in_name(name: Option<usize>) -> String {
+    name.map_or(String::new(), |number| format!(": name {number}"))
+}
+
+/// Reads an event. Never panics; the body is not changed by being read. A byte order mark before it is skipped.
 ///
 /// # Errors
 /// [`Malformed`] says what is wrong; such an event is dead-lettered byte for byte.
 pub fn decode(body: &[u8]) -> Result<DeleteGroups, Malformed> {
+    decode_declared(body, Declared::default())
+}
+
+/// The same for a body about which its properties say something: that helps to say why it can't be read, and changes nothing
+/// else.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_declared(body: &[u8], declared: Declared<'_>) -> Result<DeleteGroups, Malformed> {
+    read(body).map_err(|malformed| malformed.explained(body, declared))
+}
+
+impl Malformed {
+    fn explained(self, body: &[u8], declared: Declared<'_>) -> Self {
+        let unreadable = match self {
+            Self::NotUtf8(_) => Unreadable::NotUtf8,
+            Self::NotJson { .. } => Unreadable::NotJson,
+            _ => return self,
+        };
+        match explanation(body, unreadable, declared) {
+            None => self,
+            Some(because) => Self::Explained {
+                what: Box::new(self),
+                because,
+            },
+        }
+    }
+}
+
+fn read(body: &[u8]) -> Result<DeleteGroups, Malformed> {
     let fields = fields(body)?;
     let user = known(&fields, USER_KEY)?;
     let groups = known(&fields, GROUPS_KEY)?;
-    let user: String = serde_json::from_str(user).map_err(|_| Malformed::WrongType {
-        key: USER_KEY,
-        expected: "a string",
-    })?;
-    let groups: Vec<String> = serde_json::from_str(groups).map_err(|_| Malformed::WrongType {
-        key: GROUPS_KEY,
-        expected: "a list of strings",
-    })?;
+    let user: String = serde_json::from_str(user).map_err(|_| wrong_user(user, body))?;
+    let groups: Vec<String> =
+        serde_json::from_str(groups).map_err(|_| wrong_groups(groups, body))?;
     if user.is_empty() {
         return Err(Malformed::EmptyUser);
     }
@@ -157,7 +210,78 @@ pub fn decode(body: &[u8]) -> Result<DeleteGroups, Malformed> {
     })
 }
 
-/// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field.
+/// Why a value that is JSON is no user.
+fn wrong_user(value: &str, body: &[u8]) -> Malformed {
+    let key = USER_KEY;
+    match half_pair(value) {
+        Some(at) if is_string(value) => Malformed::HalfPair {
+            key,
+            name: None,
+            at: offset(value, body) + at,
+        },
+        _ => Malformed::WrongType {
+            key,
+            expected: "a string",
+        },
+    }
+}
+
+/// Why a value that is JSON is no list of names.
+fn wrong_groups(value: &str, body: &[u8]) -> Malformed {
+    let key = GROUPS_KEY;
+    let names: Vec<&RawValue> = serde_json::from_str(value).unwrap_or_default();
+    let names: Vec<&str> = names.into_iter().map(RawValue::get).collect();
+    let broken = names
+        .iter()
+        .enumerate()
+        .find_map(|(index, name)| Some((index, offset(name, body) + half_pair(name)?)));
+    match broken {
+        Some((index, at)) if names.iter().all(|name| is_string(name)) => Malformed::HalfPair {
+            key,
+            name: Some(index + 1),
+            at,
+        },
+        _ => Malformed::WrongType {
+            key,
+            expected: "a list of strings",
+        },
+    }
+}
+
+/// Whether a JSON value is a string.
+fn is_string(value: &str) -> bool {
+    value.starts_with('"')
+}
+
+/// Where a part of the body begins, in bytes.
+fn offset(part: &str, body: &[u8]) -> usize {
+    part.as_ptr().addr() - body.as_ptr().addr()
+}
+
+/// Where the first escape stands in a JSON text that is half of a surrogate pair without the other half, in bytes.
+fn half_pair(json: &str) -> Option<usize> {
+    let bytes = json.as_bytes();
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at += match (byte, unit(json, at), unit(json, at + 6)) {
+            (_, Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (_, Some(0xd800..=0xdfff), _) => return Some(at),
+            (_, Some(_), _) => 6,
+            (b'\\', None, _) => 2,
+            (_, None, _) => 1,
+        };
+    }
+    None
+}
+
+/// The UTF-16 unit of the escape `\uXXXX` that stands there, if one does.
+fn unit(json: &str, at: usize) -> Option<u16> {
+    let hex = json.get(at..at + 6)?.strip_prefix("\\u")?;
+    u16::from_str_radix(hex, 16).ok()
+}
+
+/// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field; a byte
+/// order mark before it goes.
 ///
 /// `body` has been [`decode`]d before; one that can't be read is returned as it is.
 #[must_use]
@@ -169,23 +293,27 @@ pub fn with_groups(body: &[u8], left: &[String]) -> Vec<u8> {
     let parts: Vec<String> = fields
         .iter()
         .map(|(key, value)| {
-            let value = if key == GROUPS_KEY {
+            let value = if is_key(key, GROUPS_KEY) {
                 &left
             } else {
                 value.get()
             };
-            format!("{}:{value}", serde_json::Value::from(key.as_str()))
+            format!("{}:{value}", key.get())
         })
         .collect();
     format!("{{{}}}", parts.join(",")).into_bytes()
 }
 
-/// The object's fields in order, their values untouched.
-fn fields(body: &[u8]) -> Result<Vec<(String, Box<RawValue>)>, Malformed> {
+/// A key with its quotes and escapes, and its value, both as they were written.
+type Field<'b> = (&'b RawValue, &'b RawValue);
+
+/// The object's fields in order, untouched.
+fn fields(body: &[u8]) -> Result<Vec<Field<'_>>, Malformed> {
     if body.len() > BODY_BYTES_MAX {
         return Err(Malformed::TooLong(body.len()));
     }
     let text = str::from_utf8(body).map_err(|err| Malformed::NotUtf8(err.valid_up_to()))?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     if depth(text) > DEPTH_MAX {
         return Err(Malformed::TooDeep);
     }
@@ -197,7 +325,7 @@ fn fields(body: &[u8]) -> Result<Vec<(String, Box<RawValue>)>, Malformed> {
         column: err.column(),
     };
     if is_object {
-        serde_json::from_str::<Fields>(text)
+        serde_json::from_str::<Fields<'_>>(text)
             .map(|fields| fields.0)
             .map_err(not_json)
     } else {
@@ -206,19 +334,25 @@ fn fields(body: &[u8]) -> Result<Vec<(String, Box<RawValue>)>, Malformed> {
     }
 }
 
-fn known<'a>(
-    fields: &'a [(String, Box<RawValue>)],
-    key: &'static str,
-) -> Result<&'a str, Malformed> {
+fn known<'b>(fields: &[Field<'b>], key: &'static str) -> Result<&'b str, Malformed> {
     let mut values = fields
         .iter()
-        .filter(|(name, _)| name == key)
+        .filter(|(name, _)| is_key(name, key))
         .map(|(_, value)| value.get());
     match (values.next(), values.next()) {
         (None, _) => Err(Malformed::Missing(key)),
         (Some(value), None) => Ok(value),
         (Some(_), Some(_)) => Err(Malformed::Duplicate(key)),
     }
+}
+
+/// Whether a key as it was written is this one. One with half of a surrogate pair is none that we know.
+fn is_key(written: &RawValue, key: &str) -> bool {
+    let written = written.get();
+    if written.contains('\\') {
+        return serde_json::from_str::<String>(written).is_ok_and(|name| name == key);
+    }
+    written.trim_matches('"') == key
 }
 
 /// Deepest nesting of brackets outside strings.
@@ -243,20 +377,20 @@ fn depth(text: &str) -> usize {
 
 /// An object's fields in the order they were written. A derived struct would accept an array as well, and a map would lose
 /// repeated keys.
-struct Fields(Vec<(String, Box<RawValue>)>);
+struct Fields<'b>(Vec<Field<'b>>);
 
-impl<'de> Deserialize<'de> for Fields {
+impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct FieldsVisitor;
 
         impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields;
+            type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
@@ -386,6 +520,110 @@ mod tests {
             Err(Malformed::TooLong(BODY_BYTES_MAX + 1)),
         );
         assert_eq!(decode(b"{\"a\":\"\xff\"}"), Err(Malformed::NotUtf8(6)));
+    }
+
+    #[track_caller]
+    fn says(body: &[u8], expect: &str) {
+        let malformed = decode(body).map_err(|malformed| malformed.to_string());
+        assert_eq!(malformed, Err(expect.to_owned()));
+        assert!(expect.len() <= 200, "it has to fit convgroup-info");
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_told_with_its_place() {
+        says(
+            br#"{"From_Account":"u","GroupName":["\ud83d\ude00","a\ud83d"]}"#,
+            "`GroupName`: name 2 holds half of a surrogate pair at byte 50 of the body",
+        );
+        says(
+            br#"{"From_Account":"u","GroupName":["\\ud83d\ude00"]}"#,
+            "`GroupName`: name 1 holds half of a surrogate pair at byte 41 of the body",
+        );
+        says(
+            "\u{feff}{\"GroupName\":[\"a\"],\"From_Account\":\"\\uD83D\\uD83D\"}".as_bytes(),
+            "`From_Account` holds half of a surrogate pair at byte 38 of the body",
+        );
+        // What is no list of strings stays that.
+        for groups in [
+            r#"[1,"\ud83d"]"#,
+            r#"["\ud83d",["a"]]"#,
+            r#"{"a":"\ud83d"}"#,
+        ] {
+            let body = format!(r#"{{"From_Account":"u","GroupName":{groups}}}"#);
+            says(body.as_bytes(), "`GroupName` is not a list of strings");
+        }
+        says(
+            br#"{"From_Account":["\ud83d"],"GroupName":["a"]}"#,
+            "`From_Account` is not a string",
+        );
+    }
+
+    #[test]
+    fn strange_text_elsewhere_is_ignored_and_kept() {
+        let body = br#"{"\ud83d":"\udc00","From_Accoun\u0074":"u","x":{"\ud83d":["\ud83d"]},"GroupName":["\u0000\u001f\u007f","b"]}"#;
+        let event = decode(body).unwrap();
+        assert_eq!(
+            (event.user(), event.groups()),
+            ("u", &["\0\x1f\x7f".to_owned(), "b".to_owned()][..])
+        );
+        assert_eq!(
+            String::from_utf8(with_groups(body, &["b".to_owned()])).unwrap(),
+            r#"{"\ud83d":"\udc00","From_Accoun\u0074":"u","x":{"\ud83d":["\ud83d"]},"GroupName":["b"]}"#
+        );
+        for broken in [r#""\ud8""#, r#""\x41""#, "\"\t\"", r#""\uzzzz""#] {
+            let body = format!(r#"{{"From_Account":"u","GroupName":["a"],"x":{broken}}}"#);
+            assert!(
+                matches!(decode(body.as_bytes()), Err(Malformed::NotJson { .. })),
+                "{broken}"
+            );
+        }
+        let key = br#"{"From_Account":"u","GroupName":["a"],1:2}"#;
+        assert!(matches!(decode(key), Err(Malformed::NotJson { .. })));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_not_copied() {
+        let body = "\u{feff}{\"From_Account\":\"u\",\"GroupName\":[\"a\",\"b\"]}";
+        check(body, Ok(("u", &["a", "b"])));
+        let copy = with_groups(body.as_bytes(), &["b".to_owned()]);
+        assert_eq!(
+            String::from_utf8(copy).unwrap(),
+            r#"{"From_Account":"u","GroupName":["b"]}"#
+        );
+        says(
+            "\u{feff}\u{feff}{}".as_bytes(),
+            "the body is not JSON (line 1, column 1)",
+        );
+        says(
+            "\u{feff}".as_bytes(),
+            "the body is not JSON (line 1, column 0)",
+        );
+    }
+
+    #[test]
+    fn what_a_body_is_instead_explains_why_it_can_not_be_read() {
+        says(
+            b"\x1f\x8b\x08\0\0",
+            "the body is not UTF-8: invalid from byte 1 on; it is gzip data, and events are not compressed",
+        );
+        says(
+            b"\0SwA\x02{}",
+            "the body is not JSON (line 1, column 1); it is an AMQP 1.0 section: publish the JSON as a data section",
+        );
+        let declared = Declared {
+            content_type: Some("application/json; charset=gbk"),
+            content_encoding: Some("gzip"),
+            kind: Some("amqp-1.0"),
+        };
+        let good = br#"{"From_Account":"u","GroupName":["a"]}"#;
+        assert_eq!(decode_declared(good, declared), decode(good));
+        let missing = decode_declared(b"{}", declared);
+        assert_eq!(missing, Err(Malformed::Missing("From_Account")));
+        let gbk = b"{\"From_Account\":\"\xd3\xc3\"}";
+        assert_eq!(
+            decode_declared(gbk, declared).unwrap_err().to_string(),
+            "the body is not UTF-8: invalid from byte 17 on; content_type says gbk, and events are UTF-8"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod attempt;
 pub mod code;
 pub mod decide;
+pub mod encoding;
 pub mod letter;
 pub mod message;
 pub mod redrive;

@@ -19,7 +19,7 @@ use crate::config::Retry;
 use crate::domain::attempt::Attempt;
 use crate::domain::code::CodeTable;
 use crate::domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
-use crate::domain::message::{DeleteGroups, Malformed, decode};
+use crate::domain::message::{DeleteGroups, Malformed, decode_declared};
 use crate::domain::topology::Topology;
 use crate::failpoint;
 use crate::intervals::Intervals;
@@ -91,7 +91,7 @@ impl Worker {
     /// Hands back a delivery on which no work was begun.
     pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
         let _in_hand = self.received(&delivery.message);
-        let event = decode(&delivery.message.body);
+        let event = decode_declared(&delivery.message.body, delivery.message.declared());
         let judged = Judged {
             event,
             ends: Vec::new(),
@@ -123,7 +123,7 @@ impl Worker {
 
     async fn judge(&self, message: &Message, life: &Life) -> Judged {
         let attempt = message.attempt(unix_ms());
-        let event = match decode(&message.body) {
+        let event = match decode_declared(&message.body, message.declared()) {
             Ok(event) => event,
             Err(malformed) => {
                 let decision = decide_malformed(&malformed, attempt);

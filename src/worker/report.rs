@@ -56,10 +56,10 @@ impl Worker {
             return;
         }
         let verdict = verdict(judged);
-        let code = verdict.map_or("", |verdict| verdict.row.label.as_str());
+        let code = verdict.map_or("", |verdict| verdict.code.as_str());
         let class = verdict.map_or("", |verdict| verdict.class().reported().label());
-        // What the label hides: which number it was, which status, what kept the call from connecting.
-        let answer = verdict.map_or("", |verdict| verdict.answer.as_str());
+        // What the code does not say: what kept the call from connecting.
+        let answer = verdict.map(Verdict::answer).unwrap_or_default();
         let meaning = verdict.map_or("", |verdict| verdict.row.meaning.as_str());
         let attempt = attempt(message, judged);
         let (user, groups, count, malformed) = match &judged.event {

@@ -500,6 +500,37 @@ async fn broken_lines_are_numbered_and_nothing_is_published() {
     ran.silent_on_stdout().says(&["/nowhere can't be read"]);
 }
 
+/// An editor's byte order mark belongs to the file; what is no text in UTF-8 is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_read_as_editors_write_it() {
+    let world = World::new().await;
+    let tool = Tool::of(&world);
+    let good = event("user15", &["a"]);
+    let text = format!("\u{feff}{good}\r\n{good}\r\n");
+    let ran = tool.fed(&["publish", "--file", "-"], &text).await.code(0);
+    ran.line("2 events published and confirmed", &[]);
+    let messages = world
+        .broker
+        .read(world.config.queue(), 2, Settle::Ack)
+        .await;
+    assert!(
+        messages.iter().all(|message| message.text().trim() == good),
+        "{messages:?}"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let utf16 = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let files: [(&str, Vec<u8>); 2] = [("UTF-16", utf16), ("gzip", b"\x1f\x8b\x08\0\n".to_vec())];
+    for (name, bytes) in files {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let path = path.to_str().unwrap();
+        let ran = tool.run(&["publish", "--file", path]).await.code(64);
+        ran.silent_on_stdout()
+            .says(&[path, &format!("it is {name}"), "nothing was published"]);
+    }
+    assert_eq!(world.broker.depth(world.config.queue()).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unchecked_lines_are_published_as_they_stand() {
     let world = World::new().await;
@@ -683,7 +714,7 @@ async fn check_exits_with_69_while_the_api_is_not_there() {
     }
     world.fault(Fault::HttpStatus(502));
     let ran = Tool::of(&world).run(&["check"]).await.code(69);
-    ran.line("FAIL  api", &["http_5xx"]);
+    ran.line("FAIL  api", &["http_502"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

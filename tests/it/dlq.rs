@@ -2,13 +2,16 @@
 use std::os::unix::fs::PermissionsExt;
 
 use convgroup_deleter::sandbox::{Fault, Rule};
+use futures_util::StreamExt;
 use lapin::BasicProperties;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::harness::broker::persistent;
 use crate::harness::{Daemon, PATIENCE, eventually};
 use crate::world::{World, event, eventually_settled, settled};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_convgroup-deleter");
 
 async fn tool(world: &World, args: &[&str]) -> (i32, String) {
     world.tool(&[&["dlq"], args].concat()).await
@@ -434,14 +437,125 @@ async fn a_redrive_of_all_leaves_the_malformed_ones() {
     world.nothing_is_left(&daemon).await;
 }
 
+/// RabbitMQ looks at the head of the queue only: the event expires when the one before it has gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expiration_that_runs_out_is_told_as_ttl_and_is_gone_on_a_redrive() {
+    let world = World::new().await;
+    world.user("user15", &["first", "late"]);
+    world.declare().await;
+    world.publish("user15", &["first"]).await;
+    let late = event("user15", &["late"]);
+    let properties = persistent()
+        .with_expiration("1".into())
+        .with_message_id("m-late".into());
+    world.publish_raw(late.as_bytes(), properties).await;
+    let daemon = world.daemon().await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    dead_depth(&world, 1).await;
+    assert_eq!(world.sandbox.groups("user15").unwrap(), ["late"]);
+
+    let (code, output) = tool(&world, &["ls", "--newer-than", "1h"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("      1  ttl            -          -")
+            && output.contains("longer than its `expiration`"),
+        "{output}"
+    );
+    let (code, output) = tool(&world, &["show", "--cause", "ttl"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("m-late") && output.contains("the copy has no `expiration`"),
+        "{output}"
+    );
+    let (code, output) = tool(&world, &["redrive", "--cause", "ttl", "--settle", "1s"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("0 came back dead"), "{output}");
+    eventually_settled(&daemon, "deleted", 2).await;
+    world.nothing_is_left(&daemon).await;
+}
+
+/// RabbitMQ's word for it is `rejected`, which is the daemon's for something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_consumer_refused_is_not_told_as_rejected_by_the_api() {
+    let world = World::new().await;
+    world.declare().await;
+    world.publish("user15", &["a"]).await;
+    let channel = world.broker.channel().await;
+    let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut foreign = channel
+        .basic_consume(world.config.queue().into(), "other".into(), options, table)
+        .await
+        .unwrap();
+    let delivery = foreign.next().await.unwrap().unwrap();
+    let refused = BasicRejectOptions { requeue: false };
+    assert!(delivery.reject(refused).await.unwrap());
+    dead_depth(&world, 1).await;
+    channel.close(200, "done".into()).await.unwrap();
+    let (code, output) = tool(&world, &["ls", "--cause", "rejected"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("      0  in all"), "{output}");
+    let (code, output) = tool(&world, &["ls", "--cause", "nacked"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("      1  nacked") && output.contains("a consumer that is not this daemon"),
+        "{output}"
+    );
+    assert_eq!(world.broker.purge(&world.config.dead_queue()).await, 1);
+}
+
+/// A limit on the size of a file stands for a full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_leaves_no_half_of_a_file_and_removes_no_letter() {
+    const LIMITED: &str = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let world = World::new().await;
+    world.declare().await;
+    let bodies: Vec<String> = (0..40)
+        .map(|number| event(&format!("user{number}"), &[&"g".repeat(500)]))
+        .collect();
+    letters(&world, &bodies).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("letters.ndjson");
+    let file = path.to_str().unwrap();
+    let left = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name())
+            .collect::<Vec<_>>()
+    };
+    let export = ["dlq", "export", "--file", file];
+    let purge = ["dlq", "purge", "--all", "--yes", "--file", file];
+    for args in [&export[..], &purge] {
+        let limited = [&["-c", LIMITED, PROGRAM], args].concat();
+        let config = world.tool_config(&limited).program("/bin/sh");
+        let (code, output) = config.spawn().finished(PATIENCE).await;
+        assert_eq!(code, 1, "{output}");
+        assert!(output.contains("can't be written"), "{output}");
+        assert_eq!(
+            output.contains("nothing was removed"),
+            args == purge,
+            "{output}"
+        );
+        assert_eq!(left(), Vec::<std::ffi::OsString>::new(), "{output}");
+        dead_depth(&world, 40).await;
+    }
+    let (code, output) = world.tool(&purge).await;
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(left(), ["letters.ndjson"]);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 40);
+    dead_depth(&world, 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_makes_no_sense_is_refused_before_anything_happens() {
     let world = World::new().await;
     for (args, told) in [
-        (&["ls", "--code", "bogus"][..], "not in the error table"),
-        (&["ls", "--code", "99999"], "`other`"),
-        // More than the one that was named would match.
-        (&["purge", "--code", "http_404", "--yes"], "`http_4xx`"),
+        (&["ls", "--code", "bogus"][..], "`bogus` is no code"),
+        // No letter has it, however many there are.
+        (&["purge", "--code", "http_4xx", "--yes"], "http_404"),
+        (&["ls", "--code", "other"], "99999"),
+        (&["ls", "--cause", "expired"], "ttl"),
         (&["ls", "--cause", "bogus"], "delivery_limit"),
         (&["ls", "--class", "gone"], "transient"),
         (&["ls", "--message-id", ""], "--message-id is empty"),
@@ -505,6 +619,8 @@ async fn an_exported_letter_is_whole_and_nobody_elses_to_read() {
         .with_message_id(long_id.as_str().into())
         .with_correlation_id("c-1".into())
         .with_timestamp(1_700_000_000)
+        .with_expiration("86400000".into())
+        .with_priority(3)
         .with_headers(headers);
     let body = event("user15", &["a"]);
     world
@@ -525,6 +641,11 @@ async fn an_exported_letter_is_whole_and_nobody_elses_to_read() {
     assert_eq!(properties["message_id"], long_id);
     assert_eq!(properties["correlation_id"], "c-1");
     assert_eq!(properties["timestamp"], 1_700_000_000);
+    assert_eq!(properties["expiration"], "86400000");
+    assert_eq!(
+        (&properties["priority"], &properties["delivery_mode"]),
+        (&3.into(), &2.into())
+    );
     assert_eq!(properties["headers"]["traceparent"], "00-ab-cd-01");
     let (code, output) = tool(&world, &["export", "--file", file]).await;
     assert_eq!(code, 1, "{output}");

@@ -142,8 +142,8 @@ async fn faults_without_a_code_are_delayed_and_then_exhausted() {
         .set("CONVGROUP_SUSPEND__WINDOW", 10_000)
         .set("CONVGROUP_IM__TIMEOUT", "500ms");
     let faults = [
-        ("http_5xx", Fault::HttpStatus(502)),
-        ("http_4xx", Fault::HttpStatus(408)),
+        ("http_502", Fault::HttpStatus(502)),
+        ("http_408", Fault::HttpStatus(408)),
         ("timeout", Fault::Hang),
         ("reset", Fault::Reset),
         ("bad_body", Fault::Garbage),
@@ -238,7 +238,7 @@ async fn signature_codes_are_signed_anew_once() {
 async fn unknown_codes_ask_the_probe_and_count_when_it_is_healthy() {
     let world = World::new().await.set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1);
     let mut codes = codes_of(Class::Unknown);
-    codes.push(("other".to_owned(), 99_999));
+    codes.extend([99_999, -3].map(|code| (code.to_string(), code)));
     // 70050 asks for a minute's silence: the probe goes out later.
     codes.extend(
         codes_of(Class::Account)
@@ -272,6 +272,11 @@ async fn unknown_codes_ask_the_probe_and_count_when_it_is_healthy() {
     assert_eq!(
         metrics.value("convgroup_dead_letters_total", &kind),
         f64::from(count)
+    );
+    assert_eq!(
+        answered(&metrics, "other", "unknown"),
+        2.0,
+        "a bounded label"
     );
     let probes = metrics.value("convgroup_probes_total", &[("result", "healthy")]);
     assert!(
@@ -335,6 +340,85 @@ async fn an_override_changes_what_happens() {
     world.publish("nobody", &["a"]).await;
     let metrics = eventually_settled(&daemon, "gone", 1).await;
     assert_eq!(answered(&metrics, "50001", "gone"), 1.0);
+    world.nothing_is_left(&daemon).await;
+}
+
+/// Headers, log and `dlq` tell each answer by its own code, listed or not, overridden or not; only the metric's label is bounded.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_answer_is_told_by_its_own_code() {
+    let world = World::new()
+        .await
+        .set("CONVGROUP_RETRY__MAX_ATTEMPTS", 1)
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0)
+        .set("CONVGROUP_SUSPEND__WINDOW", 10_000)
+        .set("CONVGROUP_POLICY__OVERRIDES__77777", "rejected")
+        .set("CONVGROUP_POLICY__OVERRIDES__http_418", "rejected");
+    let answers = [
+        ("99999", "other", "unknown", Fault::code(99_999)),
+        ("99998", "other", "unknown", Fault::code(99_998)),
+        ("-3", "other", "unknown", Fault::code(-3)),
+        ("77777", "other", "rejected", Fault::code(77_777)),
+        ("http_418", "http_4xx", "rejected", Fault::HttpStatus(418)),
+        ("http_409", "http_4xx", "unknown", Fault::HttpStatus(409)),
+        ("http_503", "http_5xx", "transient", Fault::HttpStatus(503)),
+    ];
+    let groups = answers.each_ref().map(|(code, ..)| *code);
+    world.user("user15", &groups);
+    for (code, _, _, fault) in &answers {
+        let rule = Rule::new(fault.clone()).group(code);
+        world.sandbox.add_fault(rule.probes(Probes::Excluded));
+    }
+    let daemon = world.daemon().await;
+    // In one event: names that ended by different codes are in different letters.
+    world.publish("user15", &groups).await;
+    let metrics = eventually_settled(&daemon, "dead_lettered", 1).await;
+    for (label, class, calls) in [
+        ("other", "unknown", 3.0),
+        ("other", "rejected", 1.0),
+        ("http_4xx", "rejected", 1.0),
+        ("http_4xx", "unknown", 1.0),
+        ("http_5xx", "transient", 1.0),
+    ] {
+        assert_eq!(answered(&metrics, label, class), calls, "{label} {class}");
+    }
+    for (code, label, class, _) in &answers {
+        assert!(
+            !metrics.text.contains(&format!("code=\"{code}\"")),
+            "{label} is the metric's label of {code}"
+        );
+        let (exit, ls) = world.tool(&["dlq", "ls", "--code", code]).await;
+        assert_eq!(exit, 0, "{ls}");
+        assert!(
+            ls.contains(&format!(" {class:<10} {code:<9} ")) && ls.contains("      1  in all"),
+            "{ls}"
+        );
+        let (exit, said) = world.tool(&["explain", code]).await;
+        assert_eq!(exit, 0, "{said}");
+        assert!(said.contains(&format!("class    {class}")), "{said}");
+    }
+    let (_, show) = world
+        .tool(&["dlq", "show", "--code", "99999,http_503"])
+        .await;
+    assert!(
+        show.contains("if the API still answers 99999: the probe is asked")
+            && show.contains("if the API still answers http_503: quick retries"),
+        "{show}"
+    );
+    assert!(
+        daemon.output().contains(r#""error.code":"99999""#),
+        "the log line tells the first letter's code"
+    );
+    for message in world.dead(answers.len()).await {
+        let code = message.header_text("convgroup-code").unwrap();
+        assert_eq!(message.text(), event("user15", &[&code]));
+        let info = message.header_text("convgroup-info");
+        let own_text = code.parse::<i64>().is_ok();
+        assert_eq!(
+            info,
+            own_text.then(|| format!("injected fault {code}")),
+            "the API's own text and nothing else"
+        );
+    }
     world.nothing_is_left(&daemon).await;
 }
 

@@ -2,10 +2,11 @@
 use std::process::Stdio;
 
 use convgroup_deleter::sandbox::{Fault, Rule};
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::harness::broker::persistent;
-use crate::harness::{PATIENCE, shared_node};
+use crate::harness::{Message, PATIENCE, shared_node};
 use crate::world::{World, answered, event, eventually_settled, seconds, settled};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,6 +222,111 @@ async fn broken_events_are_dead_lettered_byte_for_byte() {
         world.sandbox.counters().calls,
         1,
         "a broken event must not cause a call"
+    );
+    world.nothing_is_left(&daemon).await;
+}
+
+/// The reason says what explains the broken body, and nothing that the publisher wrote.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_event_is_told_with_what_its_body_is_instead() {
+    let world = World::new().await;
+    let daemon = world.daemon().await;
+    let plain = persistent;
+    let typed = |content_type: &str| persistent().with_content_type(content_type.into());
+    let broken: [(&[u8], BasicProperties, &str); 8] = [
+        (b"\x1f\x8b\x08\0", plain(), "gzip data"),
+        (
+            b"\x0b\x02\x80{}",
+            persistent().with_content_encoding("br".into()),
+            "content_encoding says br",
+        ),
+        (b"\xff\xfe{\0}\0", plain(), "UTF-16"),
+        (
+            b"{\"From_Account\":\"\xd3\xc3\"}",
+            typed("application/json; charset=GBK"),
+            "content_type says gbk",
+        ),
+        (
+            b"\0SwA\x02{}",
+            persistent().with_type("amqp-1.0".into()),
+            "AMQP 1.0",
+        ),
+        (
+            b"\x0a\x06user15",
+            typed("application/x-protobuf; user15"),
+            "content_type says protobuf",
+        ),
+        (
+            br#"{"From_Account":"user15","GroupName":["a","\ud83d"]}"#,
+            plain(),
+            "`GroupName`: name 2 holds half of a surrogate pair at byte 43",
+        ),
+        (
+            br#"{"From_Account":"user15\udc00","GroupName":["a"]}"#,
+            plain(),
+            "`From_Account` holds half of a surrogate pair at byte 23",
+        ),
+    ];
+    for (body, properties, _) in &broken {
+        world.publish_raw(body, properties.clone()).await;
+    }
+    let count = u32::try_from(broken.len()).unwrap();
+    eventually_settled(&daemon, "dead_lettered", count).await;
+    let (_, shown) = world.tool(&["dlq", "show"]).await;
+    let letters = world.dead(broken.len()).await;
+    for (body, _, reason) in broken {
+        let letter = letters.iter().find(|letter| letter.body == body);
+        let letter = letter.expect("each travels byte for byte");
+        let info = letter.header_text("convgroup-info").unwrap();
+        assert!(info.contains(reason) && !info.contains("user15"), "{info}");
+        assert!(info.len() <= 200, "{info}");
+        assert!(shown.contains(&info), "{info}: {shown}");
+        let logged = serde_json::to_string(&info).unwrap();
+        assert!(
+            daemon
+                .output()
+                .contains(&format!("\"error.malformed\":{logged}")),
+            "{info}"
+        );
+    }
+    world.nothing_is_left(&daemon).await;
+}
+
+/// What can be read is read: a byte order mark, properties that are not true, strange text in what is ignored.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_can_be_read_is_read_whatever_surrounds_it() {
+    let world = World::new().await;
+    world.user("user15", &["a", "b", "c", "d\u{1}"]);
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(51011)).group("bad"));
+    let daemon = world.daemon().await;
+    let marked = format!("\u{feff}{}", event("user15", &["bad"]));
+    let odd =
+        r#"{"\ud83d":"\udc00","From_Account":"user15","x":["\ud83d"],"GroupName":["c","bad"]}"#;
+    world.publish_raw(marked.as_bytes(), persistent()).await;
+    world.publish_raw(odd.as_bytes(), persistent()).await;
+    eventually_settled(&daemon, "dead_lettered", 2).await;
+    let mut dead: Vec<String> = world.dead(2).await.iter().map(Message::text).collect();
+    dead.sort();
+    assert_eq!(
+        dead,
+        [odd.replace(r#""c","#, ""), marked],
+        "a copy keeps what it does not know; a whole body stays byte for byte"
+    );
+    let marked = format!("\u{feff}{}", event("user15", &["a"]));
+    world.publish_raw(marked.as_bytes(), persistent()).await;
+    let claims = persistent()
+        .with_content_encoding("gzip".into())
+        .with_type("amqp-1.0".into())
+        .with_content_type("text/xml; charset=gbk".into());
+    let body = event("user15", &["b"]);
+    world.publish_raw(body.as_bytes(), claims).await;
+    world.publish("user15", &["d\u{1}"]).await;
+    eventually_settled(&daemon, "deleted", 3).await;
+    assert_eq!(
+        world.sandbox.groups("user15").unwrap(),
+        Vec::<String>::new()
     );
     world.nothing_is_left(&daemon).await;
 }

@@ -159,7 +159,7 @@ async fn an_api_that_refuses_connections_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_behind_a_broken_gateway_is_waited_for() {
-    let expected = ("unreachable", "http_5xx", WINDOW + ON_THEIR_WAY);
+    let expected = ("unreachable", "http_502", WINDOW + ON_THEIR_WAY);
     answered_with(Fault::HttpStatus(502), expected).await;
 }
 

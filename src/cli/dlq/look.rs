@@ -5,11 +5,12 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{Desk, moment};
+use crate::broker::delivery::Message;
 use crate::cli::{Exit, Failure, count, say};
-use crate::domain::code::{self, CodeTable, Row};
+use crate::domain::code::CodeTable;
 use crate::domain::decide::MALFORMED;
-use crate::domain::letter::{DELIVERY_LIMIT, Letter, NONE};
-use crate::domain::message::decode;
+use crate::domain::letter::{DELIVERY_LIMIT, Letter, MAXLEN, NACKED, NONE, TTL};
+use crate::domain::message::decode_declared;
 use crate::telemetry::Ids;
 
 /// So many bytes of a body that can't be read are shown.
@@ -44,7 +45,7 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
     }
     for (&(cause, class, code), group) in &groups {
         let (oldest, newest) = (moment(group.oldest), moment(group.newest));
-        let meaning = meaning(&desk.codes, cause, class, code);
+        let meaning = meaning(&desk.codes, cause, code);
         if json {
             let line = json!({ "cause": cause, "class": class, "code": code, "letters": group.count,
                                "oldest": oldest, "newest": newest, "meaning": meaning });
@@ -77,7 +78,7 @@ pub(super) fn show(
 ) -> Result<Exit, Failure> {
     let mut text = String::new();
     for (letter, delivery) in desk.meant.iter().take(limit) {
-        let told = Told::of(letter, &delivery.message.body, &desk.codes, ids);
+        let told = Told::of(letter, &delivery.message, &desk.codes, ids);
         text += &if json {
             told.as_json(letter)
         } else {
@@ -113,12 +114,13 @@ struct Told {
 }
 
 impl Told {
-    fn of(letter: &Letter, body: &[u8], codes: &CodeTable, ids: Option<Ids>) -> Self {
+    fn of(letter: &Letter, message: &Message, codes: &CodeTable, ids: Option<Ids>) -> Self {
         const HIDDEN: &str =
             "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
+        let body = message.body.as_slice();
         let reveals = ids.is_some_and(|ids| ids.reveals());
         let mut told = Self {
-            meaning: meaning(codes, &letter.cause, &letter.class, &letter.code),
+            meaning: meaning(codes, &letter.cause, &letter.code),
             on_redrive: outlook(codes, letter),
             // The API's text may name users and groups.
             info: if reveals || letter.cause == MALFORMED || letter.info.is_empty() {
@@ -132,7 +134,7 @@ impl Told {
             bytes: body.len(),
             body: String::new(),
         };
-        match decode(body) {
+        match decode_declared(body, message.declared()) {
             Ok(event) => {
                 told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
                 told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
@@ -192,19 +194,28 @@ impl Told {
     }
 }
 
-fn meaning(codes: &CodeTable, cause: &str, class: &str, code: &str) -> String {
-    match (cause, code) {
-        (MALFORMED, _) => "the event can't be read".to_owned(),
-        (NONE, _) => "neither the daemon nor the broker put it here: somebody published to this queue".to_owned(),
-        (DELIVERY_LIMIT, _) => "delivered too often without being settled: handed back again and again, or unreadable to the daemon".to_owned(),
-        (_, "") => String::new(),
-        (_, code) => code::meaning(&behind(codes, class, code)),
-    }
-}
-
-/// The rows of the table that a letter's class and code stand for.
-fn behind<'c>(codes: &'c CodeTable, class: &str, code: &str) -> Vec<&'c Row> {
-    codes.behind(code, |found| found.reported().label() == class)
+fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
+    let told = match cause {
+        MALFORMED => "the event can't be read",
+        NONE => "neither the daemon nor the broker put it here: somebody published to this queue",
+        DELIVERY_LIMIT => {
+            "delivered too often without being settled: handed back again and again, or unreadable to the daemon"
+        }
+        TTL => {
+            "it waited in the main queue longer than its `expiration` (or a policy's message-ttl) allows: RabbitMQ moved it here \
+             undone"
+        }
+        MAXLEN => "the main queue was longer than a policy allows: RabbitMQ moved it here undone",
+        NACKED => {
+            "a consumer that is not this daemon refused it (basic.reject or basic.nack without requeue)"
+        }
+        _ => {
+            return codes
+                .explain(code)
+                .map_or_else(String::new, |row| row.meaning);
+        }
+    };
+    told.to_owned()
 }
 
 /// What others have written, as text that does nothing to a terminal.
@@ -222,20 +233,23 @@ fn readable(foreign: &str) -> String {
 
 /// What would happen if the letter were sent back now.
 fn outlook(codes: &CodeTable, letter: &Letter) -> String {
-    match letter.cause.as_str() {
-        MALFORMED => {
+    const FROM_THE_START: &str = "tried from the start";
+    match (letter.cause.as_str(), codes.explain(&letter.code)) {
+        (MALFORMED, _) => {
             "dead again at once: the event itself has to be mended and published anew".to_owned()
         }
-        DELIVERY_LIMIT => "tried from the start".to_owned(),
-        _ if letter.code.is_empty() => "tried from the start".to_owned(),
-        _ => {
-            let class = behind(codes, &letter.class, &letter.code)[0].class;
+        (TTL, _) => {
             format!(
-                "tried from the start; if the API still answers {}: {}",
-                letter.code,
-                class.reported().consequence()
+                "{FROM_THE_START}; the copy has no `expiration`, only a policy can end it again"
             )
         }
+        // The code is the one of an earlier delivery.
+        (DELIVERY_LIMIT | MAXLEN | NACKED, _) | (_, None) => FROM_THE_START.to_owned(),
+        (_, Some(row)) => format!(
+            "{FROM_THE_START}; if the API still answers {}: {}",
+            row.code,
+            row.class.reported().consequence()
+        ),
     }
 }
 

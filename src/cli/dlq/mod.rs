@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::builder::PossibleValuesParser;
 
+use super::explain::no_code;
 use super::{Exit, Failure, count};
 use crate::broker::delivery::Delivery;
 use crate::broker::letter::letter;
@@ -120,14 +121,15 @@ enum Command {
 /// Which letters are meant; all conditions have to hold.
 #[derive(Clone, Debug, clap::Args)]
 struct Which {
-    /// With this cause; `-` is none, published by somebody else. Several are comma-separated.
+    /// With this cause; of RabbitMQ's own making are `delivery_limit`, `ttl` (an `expiration` ran out), `maxlen` and `nacked`;
+    /// `-` is none, published by somebody else. Several are comma-separated.
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(CAUSES))]
     cause: Vec<String>,
     /// With this class.
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(CLASSES))]
     class: Vec<String>,
-    /// With this code, as `dlq ls` shows it: 51011, timeout, `http_5xx`, other.
-    #[arg(long, value_delimiter = ',')]
+    /// With exactly this code, as `dlq ls` shows it: 51011, 99999, timeout, `http_503`.
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
     code: Vec<String>,
     /// With this message id.
     #[arg(long, value_delimiter = ',')]
@@ -143,16 +145,12 @@ struct Which {
 impl Which {
     fn filter(&self, codes: &CodeTable) -> Result<Filter, Failure> {
         let usage = |problem: String| Failure::new(Exit::Usage, anyhow!(problem));
-        // Letters carry labels. One that several codes share is never chosen for somebody who named one of them.
-        let label = |code: &String| match codes.explain(code).label {
-            _ if !codes.lists(code) => Err(usage(format!(
-                "--code {code}: not in the error table (`convgroup-deleter explain` prints it); letters with an unlisted \
-                 code have the code `other`"
-            ))),
-            label if label == *code => Ok(label),
-            label => Err(usage(format!(
-                "--code {code}: letters carry `{label}` for it, as for other answers; --code {label} takes them all (`dlq show \
-                 --reveal-ids` tells which answer each one had)"
+        let code = |code: &String| match codes.explain(code) {
+            None => Err(no_code(codes, code)),
+            Some(_) if codes.tells(code) => Ok(code.clone()),
+            Some(_) => Err(usage(format!(
+                "--code {code}: no letter has it; each has the number or status that was answered (99999, http_404), as `dlq ls` \
+                 shows"
             ))),
         };
         if let (Some(older), Some(newer)) = (self.older_than, self.newer_than)
@@ -168,7 +166,7 @@ impl Which {
         Ok(Filter {
             causes: self.cause.clone(),
             classes: self.class.clone(),
-            codes: self.code.iter().map(label).collect::<Result<_, _>>()?,
+            codes: self.code.iter().map(code).collect::<Result<_, _>>()?,
             message_ids: self.message_id.clone(),
             older_than: self.older_than,
             newer_than: self.newer_than,
