@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::delivery::{Message, text};
 use super::successor::{
-    CAUSE, CLASS, CODE, FAILED_AT, INFO, REDRIVE_RUN, REDRIVES, is_brokers_count,
+    BODY_BYTES, CAUSE, CLASS, CODE, FAILED_AT, INFO, REDRIVE_RUN, REDRIVES, is_brokers_count,
 };
 use crate::domain::attempt::ATTEMPT;
 use crate::domain::letter::{Letter, NONE, brokers_cause};
@@ -53,6 +53,7 @@ pub fn letter(message: &Message) -> Letter {
             .or_else(|| brokers_time_ms(message)),
         redrives: message.number(REDRIVES).unwrap_or(0),
         redrive_run: header(REDRIVE_RUN),
+        body_missing_bytes: message.number(BODY_BYTES),
     }
 }
 

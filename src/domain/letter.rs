@@ -65,6 +65,8 @@ pub struct Letter {
     pub redrives: i64,
     /// The redrive that sent it last.
     pub redrive_run: String,
+    /// How many bytes its body had, where the broker refused the body; its hash is in the header beside.
+    pub body_missing_bytes: Option<i64>,
 }
 
 /// Which dead letters are meant. An empty filter means all.

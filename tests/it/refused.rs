@@ -58,6 +58,12 @@ async fn a_body_that_the_broker_refuses_leaves_a_letter_that_names_it() {
     let daemon = world.daemon().await;
     let metrics = unharmed(&world, &daemon, &neighbours).await;
     assert_eq!(metrics.sum("convgroup_settle_failures_total"), 0.0);
+    let (code, output) = world.tool(&["dlq", "show"]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("the broker refused the body (70000 bytes)"),
+        "{output}"
+    );
     let dead = world.dead(1).await.remove(0);
     assert_eq!(dead.body, b"");
     assert_eq!(

@@ -139,6 +139,10 @@ impl Told {
                 told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
                 told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
             }
+            Err(_) if let Some(bytes) = letter.body_missing_bytes => {
+                told.malformed =
+                    format!("the broker refused the body ({bytes} bytes): it is not here");
+            }
             Err(malformed) => {
                 told.malformed = malformed.to_string();
                 if reveals {
