@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod domain;
 pub mod failpoint;
 pub mod intervals;
+mod log_lines;
 pub mod metrics;
 pub mod pace;
 pub mod sandbox;

@@ -22,6 +22,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 pub use exit::{Exit, Failure};
 
 use crate::config::Settings;
+use crate::telemetry;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,7 +95,9 @@ pub fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(err) => {
-            eprintln!("convgroup-deleter: the runtime can't start: {err}");
+            telemetry::say(&format!(
+                "convgroup-deleter: the runtime can't start: {err}"
+            ));
             return Exit::Other.into();
         }
     };
@@ -102,10 +105,11 @@ pub fn main() -> ExitCode {
     let dispatched = runtime.block_on(runtime.spawn(dispatch(cli)));
     let exit = dispatched.map_or(Exit::Other, |done| {
         done.unwrap_or_else(|failure| {
-            let _ = writeln!(std::io::stderr(), "convgroup-deleter: {:#}", failure.error);
+            telemetry::say(&format!("convgroup-deleter: {:#}", failure.error));
             failure.exit
         })
     });
+    telemetry::flush();
     // What is left in the background holds nothing that has to be finished.
     runtime.shutdown_background();
     exit.into()
@@ -137,9 +141,9 @@ fn deepen_stacks() {
         .env(MIN_STACK, MIN_STACK_BYTES)
         .env("MALLOC_ARENA_MAX", "2")
         .exec();
-    eprintln!(
+    telemetry::say(&format!(
         "convgroup-deleter: can't start anew with deep stacks, going on with the usual ones: {err}"
-    );
+    ));
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {

@@ -13,7 +13,10 @@ use crate::{shutdown, telemetry};
 
 pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
     let config = settings.config()?;
-    telemetry::start(config.log);
+    let metrics = Arc::new(Metrics::new(&config.codes));
+    let dropped = metrics.log_lines_dropped_total.clone();
+    telemetry::start(config.log, dropped)
+        .context("the thread that writes the log can't be started")?;
     let stop = shutdown::on_signals().context("the signal handlers can't be installed")?;
     let listen = config.http_listen;
     let listener = Admin::bind(listen).await.with_context(|| {
@@ -30,7 +33,6 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         rate_limit.calls_per_second = config.calls_per_second,
         "starting"
     );
-    let metrics = Arc::new(Metrics::new(&config.codes));
     let status = Arc::new(Status::new(Arc::clone(&metrics)));
     let limits = Limits {
         prefetch: config.amqp.prefetch,
