@@ -31,6 +31,7 @@ mod poison;
 mod prometheus;
 mod sandbox;
 mod secrets;
+mod signals;
 mod surface;
 mod tls;
 mod topology;
