@@ -17,6 +17,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::config::Log;
 use crate::log_lines::{LogLines, Missing, Writer};
+use crate::machine::limit_in_panic;
 
 /// How long the end of the process waits for lines to be written: a pipe that nobody reads must not hold up a stop.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
@@ -30,7 +31,7 @@ static LINES: OnceLock<Arc<LogLines>> = OnceLock::new();
 /// did not take.
 ///
 /// Libraries are heard from `warn` on and no lower, whatever `log.level` says: below that they write what they send. A panic's
-/// own text is left out, because it can quote what the program worked on.
+/// own text is left out, because it can quote what the program worked on; one about a limit of the machine is told as that.
 ///
 /// # Errors
 /// The thread that writes can't be started.
@@ -66,10 +67,13 @@ pub fn start(log: Log, dropped: IntCounter) -> io::Result<()> {
         .init();
     panic::set_hook(Box::new(|info| {
         let at = info.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(
-            panic.at = at,
-            "a bug: the program panicked; its text is left out because it may quote ids"
-        );
+        match limit_in_panic(info.payload()) {
+            Some(limit) => tracing::error!(panic.at = at, "{}", limit.advice()),
+            None => tracing::error!(
+                panic.at = at,
+                "a bug: the program panicked; its text is left out because it may quote ids"
+            ),
+        }
     }));
     Ok(())
 }

@@ -22,6 +22,7 @@ mod dlq;
 mod error_table;
 mod harness_works;
 mod hostile;
+mod limits;
 mod logs;
 mod main_job;
 mod model;
