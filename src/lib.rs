@@ -20,6 +20,8 @@ pub mod daemon;
 pub mod domain;
 pub mod failpoint;
 pub mod intervals;
+mod log_lines;
+mod machine;
 pub mod metrics;
 pub mod pace;
 pub mod sandbox;

@@ -103,6 +103,8 @@ metrics! {
     settle_failures_total: IntCounterVec = counters(&["op"]);
     /// Messages whose handling panicked.
     panics_total: IntCounter = counter();
+    /// Log lines that were dropped because stderr did not take them; the work went on.
+    log_lines_dropped_total: IntCounter = counter();
     /// When the UserSig in use expires, unix seconds; 0 before the first one is signed.
     usersig_expiry_timestamp_seconds: Gauge = gauge();
     /// When a message was last delivered, unix seconds; 0 before the first one.

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::State as Shared;
-use axum::http::StatusCode;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::response::{Html, IntoResponse};
-use axum::routing::get;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
 use tokio::net::TcpListener;
 
 use self::page::{Depths, View};
@@ -87,13 +87,7 @@ impl Admin {
 
     /// Serves until the process ends.
     pub async fn serve(self, listener: TcpListener) {
-        let router = Router::new()
-            .route("/metrics", get(exposition))
-            .route("/livez", get(livez))
-            .route("/readyz", get(readyz))
-            .route("/", get(look))
-            .fallback(nothing_here)
-            .with_state(self.clone());
+        let router = router(self.clone());
         tokio::select! {
             () = server::serve(listener, router) => {}
             () = self.recent.keep() => {}
@@ -134,6 +128,44 @@ impl Admin {
     }
 }
 
+/// Each path with and without a slash at its end: who configures a health check writes either.
+fn router(admin: Admin) -> Router {
+    let metrics = page(get(exposition));
+    let livez = page(get(livez));
+    let readyz = page(get(readyz));
+    Router::new()
+        .route("/metrics", metrics.clone())
+        .route("/metrics/", metrics)
+        .route("/livez", livez.clone())
+        .route("/livez/", livez)
+        .route("/readyz", readyz.clone())
+        .route("/readyz/", readyz)
+        .route("/", page(get(look)))
+        .fallback(nothing_here)
+        .with_state(admin)
+}
+
+/// What every page answers to methods.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// A page that is read, and says so to other methods.
+fn page(read: MethodRouter<Admin>) -> MethodRouter<Admin> {
+    read.options(methods).fallback(only_read)
+}
+
+async fn methods() -> impl IntoResponse {
+    (StatusCode::NO_CONTENT, [(ALLOW, METHODS)])
+}
+
+/// 405, for who confuses this with something that can be told what to do.
+async fn only_read(method: Method) -> impl IntoResponse {
+    (
+        StatusCode::METHOD_NOT_ALLOWED,
+        [(ALLOW, METHODS)],
+        format!("{method} changes nothing here; this can only be read: {METHODS}\n"),
+    )
+}
+
 async fn exposition(Shared(admin): Shared<Admin>) -> impl IntoResponse {
     (
         [(CONTENT_TYPE, metrics::CONTENT_TYPE)],
@@ -163,12 +195,13 @@ async fn readyz(Shared(admin): Shared<Admin>) -> impl IntoResponse {
     (code, admin.status.state().in_words() + "\n")
 }
 
-/// 404, for who mistyped a path into a probe's configuration.
-async fn nothing_here() -> impl IntoResponse {
-    (
-        StatusCode::NOT_FOUND,
-        "nothing is here; there are / /metrics /livez /readyz\n",
-    )
+/// 404, for who mistyped a path into a probe's configuration. `OPTIONS *` asks about all paths at once.
+async fn nothing_here(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS && uri.path() == "*" {
+        return methods().await.into_response();
+    }
+    let told = "nothing is here; there are / /metrics /livez /readyz\n";
+    (StatusCode::NOT_FOUND, told).into_response()
 }
 
 /// For people; nothing on it comes from elsewhere.
@@ -180,5 +213,5 @@ async fn look(Shared(admin): Shared<Admin>) -> impl IntoResponse {
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, Html(page::page(&admin.view()).into_string()))
+    (headers, Html(self::page::page(&admin.view()).into_string()))
 }

@@ -2,15 +2,24 @@
 // front answers for a process that is away (or asks for a login with) must not take the page's place.
 const seconds = 5, stale = document.getElementById("stale");
 const parts = ["#stale + main", "link[rel=icon]"];
+// Without name and password, which an address can carry and a fetch refuses.
+const here = location.origin + location.pathname + location.search;
 let seen = Date.now();
+// Behind a proxy the page may be https://host/path, without a slash at the end: its links are below that path all the same.
+const below = new URL(location.pathname.replace(/\/*$/, "/"), location.origin);
+const mendLinks = () => {
+  for (const link of document.querySelectorAll("footer a")) link.href = new URL(link.getAttribute("href"), below);
+};
+mendLinks();
 setInterval(async () => {
   try {
-    const answer = await fetch("", { cache: "no-store", signal: AbortSignal.timeout(seconds * 900) });
+    const answer = await fetch(here, { cache: "no-store", signal: AbortSignal.timeout(seconds * 900) });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
     const pairs = parts.map((part) => [document.querySelector(part), next.querySelector(part)]);
     if (pairs.some(([, fresh]) => !fresh)) throw new Error("another page came");
     for (const [shown, fresh] of pairs) shown.replaceWith(fresh);
+    mendLinks();
     document.title = next.title;
     seen = Date.now();
     stale.hidden = true;

@@ -244,7 +244,8 @@ fn content(view: &View, mood: Mood) -> Markup {
         }
         footer {
             p { "As of " (format_rfc3339_seconds(view.at)) ". Reloads itself every 5 seconds." }
-            p { a href="/metrics" { "metrics" } " · " a href="/readyz" { "readyz" } " · " a href="/livez" { "livez" } }
+            // Relative: a proxy may serve the page under a path of its own. Without a slash at that path's end the script mends them.
+            p { a href="metrics" { "metrics" } " · " a href="readyz" { "readyz" } " · " a href="livez" { "livez" } }
         }
     }
 }

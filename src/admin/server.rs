@@ -12,6 +12,8 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::machine::explained;
+
 /// Connections at a time. A handful is in use: a Prometheus or two, health checks, people who look at the page.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a request's head may take, counted from when the connection began to wait for it: an idle one ends as well.
@@ -35,7 +37,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(err) => {
-                tracing::warn!(error = %err, "a connection to http.listen can't be accepted");
+                let error = explained(err.to_string());
+                tracing::warn!(error, "a connection to http.listen can't be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -1,4 +1,7 @@
 //! Opening one connection to one node.
+use std::panic::{AssertUnwindSafe, resume_unwind};
+
+use futures_util::FutureExt;
 /// For those who hand one on: only `broker` names lapin.
 pub use lapin::Connection;
 use lapin::tcp::OwnedTLSConfig;
@@ -9,6 +12,7 @@ use super::address::BrokerAddress;
 use super::greeting::greet;
 use super::{BrokerError, bounded, tls};
 use crate::config::Amqp;
+use crate::machine::{explained, limit_in_panic};
 
 const WHAT: &str = "connecting";
 
@@ -30,10 +34,24 @@ pub async fn connect(
     } else {
         OwnedTLSConfig::default()
     };
-    let connection = match greet(&uri, &tls).await {
-        Ok(()) => open(uri, tls, role).await,
-        Err(problem) => Err(failed(problem)),
+    let connecting = async {
+        match greet(&uri, &tls).await {
+            Ok(()) => open(uri.clone(), tls.clone(), role).await,
+            Err(problem) => Err(failed(problem)),
+        }
     };
+    // A name is looked up on a thread of its own; where none can be started, the libraries panic.
+    let connection = match AssertUnwindSafe(connecting).catch_unwind().await {
+        Ok(connection) => connection,
+        Err(panicked) => match limit_in_panic(&*panicked) {
+            Some(limit) => Err(failed(limit.advice().to_owned())),
+            None => resume_unwind(panicked),
+        },
+    };
+    let connection = connection.map_err(|err| match err {
+        BrokerError::Failed(what, text) => BrokerError::Failed(what, explained(text)),
+        err => err,
+    });
     connection.map_err(|err| match err {
         BrokerError::Failed(what, text) if secure => match tls::explained(&text) {
             Some(meaning) => BrokerError::Failed(what, format!("{text}: {meaning}")),

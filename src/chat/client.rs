@@ -1,9 +1,11 @@
 //! One call: `POST /v4/recentcontact/del_contact_group` for one user and one group.
 use std::error::Error;
 use std::io;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use reqwest::{Client, Response, StatusCode, redirect};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -12,6 +14,7 @@ use super::connects::{Connects, Hears};
 use super::signer::{Signer, UserSig};
 use crate::config::Im;
 use crate::domain::reply::Reply;
+use crate::machine::{Limit, limit_in_panic};
 
 const PATH: &str = "/v4/recentcontact/del_contact_group";
 /// How long an idle connection is kept (contract): shorter than what middle boxes and the API's front end grant.
@@ -139,9 +142,15 @@ impl ChatClient {
             .post(url)
             .header("content-type", "application/json")
             .body(body);
-        let reply = match request.send().await {
-            Ok(response) => read(response, &usersig).await,
-            Err(err) => fault(err),
+        // The API's name is looked up on a thread of its own; where none can be started, the libraries panic.
+        let sent = AssertUnwindSafe(request.send()).catch_unwind().await;
+        let reply = match sent {
+            Ok(Ok(response)) => read(response, &usersig).await,
+            Ok(Err(err)) => fault(err),
+            Err(panicked) => match limit_in_panic(&*panicked) {
+                Some(limit) => Reply::Connect(limit.advice().to_owned()),
+                None => resume_unwind(panicked),
+            },
         };
         Call {
             reply,
@@ -242,6 +251,9 @@ fn stage(err: &(dyn Error + 'static)) -> Option<&'static str> {
         return Some("name not resolved");
     }
     let io = err.downcast_ref::<io::Error>()?;
+    if let Some(limit) = io.raw_os_error().and_then(Limit::of_code) {
+        return Some(limit.advice());
+    }
     match (io.kind(), io.get_ref()) {
         (io::ErrorKind::ConnectionRefused, _) => Some("refused"),
         (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => {
@@ -283,7 +295,11 @@ mod tests {
             || io::Error::other("failed to lookup address information: Name or service not known");
         let unreadable = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
         let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let cases: [(Box<dyn Error>, &str); 7] = [
+        let cases: [(Box<dyn Error>, &str); 8] = [
+            (
+                Box::new(io::Error::from_raw_os_error(24)),
+                "this process has no file descriptors left: raise LimitNOFILE= or `ulimit -n` (Too many open files (os error 24))",
+            ),
             (
                 Box::new(Because("dns error", Some(Box::new(lookup())))),
                 "name not resolved (failed to lookup address information: Name or service not known)",

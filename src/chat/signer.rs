@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::usersig;
 use crate::clock::unix_s;
 use crate::config::{Im, SecretSource};
+use crate::machine::explained;
 use crate::metrics::Metrics;
 
 /// How long a signature is valid: the API's documentation advises not less than 24 hours.
@@ -91,7 +92,7 @@ impl Signer {
             Ok(key) => signed.key = key,
             Err(problem) => {
                 tracing::warn!(
-                    problem,
+                    problem = explained(problem),
                     "the secret key can't be read again; signing with the one in use"
                 );
             }

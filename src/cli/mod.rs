@@ -13,15 +13,18 @@ mod usersig;
 
 use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
+use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::runtime::Runtime;
 
 pub use exit::{Exit, Failure};
 
 use crate::config::Settings;
+use crate::{machine, telemetry};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,13 +91,12 @@ pub fn main() -> ExitCode {
     }
     // rustls wants to be told which cryptography to use; nobody else in this process chooses.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(err) => {
-            eprintln!("convgroup-deleter: the runtime can't start: {err}");
+        Err(problem) => {
+            telemetry::say(&format!(
+                "convgroup-deleter: the runtime can't start: {problem}"
+            ));
             return Exit::Other.into();
         }
     };
@@ -102,13 +104,34 @@ pub fn main() -> ExitCode {
     let dispatched = runtime.block_on(runtime.spawn(dispatch(cli)));
     let exit = dispatched.map_or(Exit::Other, |done| {
         done.unwrap_or_else(|failure| {
-            let _ = writeln!(std::io::stderr(), "convgroup-deleter: {:#}", failure.error);
+            let problem = machine::explained(format!("{:#}", failure.error));
+            telemetry::say(&format!("convgroup-deleter: {problem}"));
             failure.exit
         })
     });
+    telemetry::flush();
     // What is left in the background holds nothing that has to be finished.
     runtime.shutdown_background();
     exit.into()
+}
+
+/// Starts the runtime. Where a thread or a descriptor is refused it panics, which is no bug.
+fn runtime() -> Result<Runtime, String> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let built = panic::catch_unwind(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+    });
+    panic::set_hook(hook);
+    match built {
+        Ok(built) => built.map_err(|err| machine::explained(err.to_string())),
+        Err(panicked) => match machine::limit_in_panic(&*panicked) {
+            Some(limit) => Err(limit.advice().to_owned()),
+            None => panic::resume_unwind(panicked),
+        },
+    }
 }
 
 /// The variable that sets the stack of threads that set none themselves, as the client library's do.
@@ -137,9 +160,9 @@ fn deepen_stacks() {
         .env(MIN_STACK, MIN_STACK_BYTES)
         .env("MALLOC_ARENA_MAX", "2")
         .exec();
-    eprintln!(
+    telemetry::say(&format!(
         "convgroup-deleter: can't start anew with deep stacks, going on with the usual ones: {err}"
-    );
+    ));
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {

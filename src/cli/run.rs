@@ -1,4 +1,6 @@
 //! `run`: the daemon.
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
@@ -7,18 +9,32 @@ use super::{Exit, Failure};
 use crate::admin::{Admin, Identity, Limits};
 use crate::config::Settings;
 use crate::daemon::{Daemon, Ended};
+use crate::machine::Limit;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::{shutdown, telemetry};
 
+/// What it means that the address of the HTTP side can't be had.
+fn unbound(listen: SocketAddr, err: io::Error) -> anyhow::Error {
+    // Descriptors that are used up are no reason to look for another instance.
+    let what_to_do = match err.raw_os_error().and_then(Limit::of_code) {
+        Some(_) => "",
+        None => "; is another instance running? choose another address or stop it",
+    };
+    anyhow!(err).context(format!("http.listen = {listen} can't be bound{what_to_do}"))
+}
+
 pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
     let config = settings.config()?;
-    telemetry::start(config.log);
+    let metrics = Arc::new(Metrics::new(&config.codes));
+    let dropped = metrics.log_lines_dropped_total.clone();
+    telemetry::start(config.log, dropped)
+        .context("the thread that writes the log can't be started")?;
     let stop = shutdown::on_signals().context("the signal handlers can't be installed")?;
     let listen = config.http_listen;
-    let listener = Admin::bind(listen).await.with_context(|| {
-        format!("http.listen = {listen} can't be bound; is another instance running? choose another address or stop it")
-    })?;
+    let listener = Admin::bind(listen)
+        .await
+        .map_err(|err| unbound(listen, err))?;
     for (key, value, source) in settings.resolved() {
         tracing::debug!(key, value, source = %source, "configured");
     }
@@ -30,7 +46,6 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         rate_limit.calls_per_second = config.calls_per_second,
         "starting"
     );
-    let metrics = Arc::new(Metrics::new(&config.codes));
     let status = Arc::new(Status::new(Arc::clone(&metrics)));
     let limits = Limits {
         prefetch: config.amqp.prefetch,

@@ -148,6 +148,11 @@ impl DaemonConfig {
 
     /// Starts the program; it may not be listening yet, see [`Daemon::ready`].
     pub fn spawn(&self) -> Daemon {
+        self.spawn_logging_to(Stdio::piped())
+    }
+
+    /// The same with another stderr; what goes there is not captured, unless it is a pipe to here.
+    pub fn spawn_logging_to(&self, stderr: impl Into<Stdio>) -> Daemon {
         let program = self.program.clone().or_else(built_program);
         let program =
             program.expect("Cargo names the built binary only to tests; say DaemonConfig::program");
@@ -162,17 +167,16 @@ impl DaemonConfig {
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not start: {error}", program.display()));
         reaper::group(child.id());
         let captured = Arc::new(Mutex::new(Captured::default()));
         let stdout = child.stdout.take().expect("stdout is a pipe");
-        let stderr = child.stderr.take().expect("stderr is a pipe");
-        let readers = vec![
-            capture(stdout, &captured, Stream::Stdout),
-            capture(stderr, &captured, Stream::Stderr),
-        ];
+        let mut readers = vec![capture(stdout, &captured, Stream::Stdout)];
+        if let Some(stderr) = child.stderr.take() {
+            readers.push(capture(stderr, &captured, Stream::Stderr));
+        }
         let addr = self
             .env
             .get("CONVGROUP_HTTP__LISTEN")

@@ -11,6 +11,7 @@ use convgroup_deleter::sandbox::{Config, Credentials, Fault, Probes, Rule, Sandb
 use convgroup_deleter::telemetry;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+use prometheus::IntCounter;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
@@ -550,13 +551,15 @@ const CHILD: &str = "SECRETS_PANIC_IN";
 #[test]
 fn a_panic_is_logged_without_its_text() {
     if let Ok(format) = std::env::var(CHILD) {
-        telemetry::start(Log {
+        let log = Log {
             json: format == "json",
             level: tracing::Level::TRACE,
             reveal_ids: false,
-        });
+        };
+        telemetry::start(log, IntCounter::new("dropped", "dropped").unwrap()).unwrap();
         let panicking = std::thread::spawn(|| panic!("{KEY} {USER} {}", signed_at(now_s())));
         drop(panicking.join());
+        telemetry::flush();
         return;
     }
     let since_s = now_s();

@@ -371,7 +371,7 @@ async fn the_number_of_an_unlisted_code_is_told_while_it_suspends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_path_is_not_found_and_told_which_there_are() {
     let daemon = idle_daemon().await;
-    for path in ["/nope", "/metrics/", "/metrics/x", "/readyz/x", "//"] {
+    for path in ["/nope", "/metrics/x", "/metrics//", "/readyz/x", "//"] {
         let (status, told) = daemon.http(path).await;
         assert_eq!(status, 404, "{path}");
         let words = told.split_whitespace();
@@ -382,6 +382,81 @@ async fn an_unknown_path_is_not_found_and_told_which_there_are() {
         }
     }
     assert_eq!(daemon.http("/metrics?x=1").await.0, 200);
+}
+
+/// The answer to a request without a body: status, head, body.
+async fn asked(addr: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    let answer = exchange(addr, &[request]).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let status = head.split(' ').nth(1).expect("a status");
+    (status.parse().unwrap(), head.to_owned(), body.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_can_be_read_with_any_method_that_reads_and_no_other() {
+    let daemon = idle_daemon().await;
+    let addr = daemon.addr();
+    for (path, read) in [
+        ("/", 200),
+        ("/?x=1", 200),
+        ("/livez", 200),
+        ("/livez/", 200),
+        ("/metrics", 200),
+        ("/metrics/", 200),
+        ("/readyz", 503),
+        ("/readyz/", 503),
+        ("/readyz/?verbose", 503),
+    ] {
+        let (status, head, body) = asked(addr, "GET", path).await;
+        assert_eq!(status, read, "GET {path}");
+        assert!(!body.is_empty(), "GET {path}");
+        let kind = header(&head, "content-type");
+        let (status, head, body) = asked(addr, "HEAD", path).await;
+        assert_eq!((status, &*body), (read, ""), "HEAD {path}");
+        assert_eq!(header(&head, "content-type"), kind, "HEAD {path}");
+        let (status, head, body) = asked(addr, "OPTIONS", path).await;
+        assert_eq!((status, &*body), (204, ""), "OPTIONS {path}");
+        assert_eq!(allowed(&head), ["GET, HEAD, OPTIONS"], "OPTIONS {path}");
+        for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
+            let (status, head, body) = asked(addr, method, path).await;
+            assert_eq!(status, 405, "{method} {path}");
+            assert_eq!(allowed(&head), ["GET, HEAD, OPTIONS"], "{method} {path}");
+            assert!(body.contains("can only be read"), "{method} {path}: {body}");
+        }
+    }
+    let (status, head, _) = asked(addr, "OPTIONS", "*").await;
+    assert_eq!(status, 204, "{head}");
+    assert_eq!(asked(addr, "OPTIONS", "/nope").await.0, 404);
+}
+
+/// All `Allow` headers.
+fn allowed(head: &str) -> Vec<&str> {
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    lines
+        .filter(|(name, _)| name.eq_ignore_ascii_case("allow"))
+        .map(|(_, value)| value)
+        .collect()
+}
+
+/// A proxy may serve the page under a path of its own, which it takes off before it asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_links_of_the_status_page_lead_to_the_daemon_at_the_root_and_under_a_path() {
+    let daemon = idle_daemon().await;
+    let (_, page) = daemon.http("/").await;
+    let targets = page.split("<a href=\"").skip(1);
+    let targets: Vec<&str> = targets
+        .map(|rest| rest.split_once('"').unwrap().0)
+        .collect();
+    assert_eq!(targets, ["metrics", "readyz", "livez"], "{page}");
+    for base in ["http://ops/", "https://ops/convgroup/", "https://ops/a/b/"] {
+        let base = url::Url::parse(base).unwrap();
+        for target in &targets {
+            let link = base.join(target).unwrap();
+            let path = link.path().strip_prefix(base.path()).expect("below it");
+            assert_ne!(daemon.http(&format!("/{path}")).await.0, 404, "{link}");
+        }
+    }
 }
 
 // --- connections

@@ -25,7 +25,7 @@ use crate::domain::code::CodeTable;
 use crate::domain::decide::MALFORMED;
 use crate::domain::letter::{CAUSES, CLASSES, Filter, Letter, NONE};
 use crate::metrics::Metrics;
-use crate::telemetry::Ids;
+use crate::telemetry::{self, Ids};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -288,16 +288,16 @@ impl Desk {
             meant.push((letter, delivery));
         }
         if undated > 0 {
-            eprintln!(
+            telemetry::say(&format!(
                 "left out, because nothing says when they died: {}",
                 count(undated, "letter")
-            );
+            ));
         }
         if spared > 0 {
-            eprintln!(
+            telemetry::say(&format!(
                 "left out, because they would be dead again at once: {} (`--cause malformed` takes them)",
                 count(spared, "malformed letter")
-            );
+            ));
         }
         Ok(Self {
             letters,

@@ -15,7 +15,7 @@ use crate::broker::letters::Letters;
 use crate::broker::refusal::Refusal;
 use crate::cli::{Exit, Failure, count, progress, say};
 use crate::domain::redrive::{NextBatch, next_batch};
-use crate::shutdown;
+use crate::{shutdown, telemetry};
 
 /// How long the main queue may stay as long as it is before the redrive gives up.
 const STUCK_MAX: Duration = Duration::from_secs(120);
@@ -135,10 +135,10 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
         }
         let next = watch.look(in_batch).await?;
         if told {
-            eprintln!(
+            telemetry::say(&format!(
                 "{redriven} of {total} redriven, {} came back dead",
                 watch.back
-            );
+            ));
         }
         match next {
             Ok(next) => batch = next,
