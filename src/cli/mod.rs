@@ -19,6 +19,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use dlq::{exported, shown};
 pub use exit::{Exit, Failure};
 
 use crate::config::Settings;
