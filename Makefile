@@ -8,7 +8,7 @@ ON = $(if $(RABBITMQ),bin=$$(.ci/rabbitmq-of $(RABBITMQ)) && RABBITMQ_HOME_BIN=$
 DEMO := target/release/examples/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test chaos bench lint deny release
+.PHONY: help demo run test chaos bench fuzz lint deny release
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
@@ -35,11 +35,18 @@ chaos: ## 20,000 events while API, daemon and broker fail at random; several min
 	@$(INSTALL) rabbitmq-server
 	$(ON)CHAOS=long cargo test --locked --test it -- --nocapture chaos::
 
+# How long each target runs, how many at a time, and which (all of fuzz/fuzz_targets).
+fuzz: SECONDS = 60
+fuzz: JOBS = 1
+fuzz: ## what others write, made up by libFuzzer, a minute for each reader (SECONDS=600, JOBS=2, TARGETS="event reply")
+	fuzz/run $(SECONDS) $(JOBS) $(TARGETS)
+
 deny: ## licences, sources and advisories of the dependencies; needs cargo-deny
 	cargo deny check
 
 lint: ## formatting, lints and docs, warnings are errors
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 

@@ -19,6 +19,8 @@ pub mod config;
 pub mod daemon;
 pub mod domain;
 pub mod failpoint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod intervals;
 mod log_lines;
 mod machine;

@@ -12,10 +12,10 @@ use crate::domain::attempt::ATTEMPT;
 use crate::domain::letter::{Letter, NONE, brokers_cause};
 
 /// By what a letter is known again: all that the broker does not change.
-pub(super) type Fingerprint = u64;
+pub(crate) type Fingerprint = u64;
 
 /// What stays the same of a letter however often it is delivered.
-pub(super) fn fingerprint(message: &Message) -> Fingerprint {
+pub(crate) fn fingerprint(message: &Message) -> Fingerprint {
     let mut hasher = DefaultHasher::new();
     let properties = &message.properties;
     message.body.hash(&mut hasher);

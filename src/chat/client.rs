@@ -185,7 +185,12 @@ async fn read(mut response: Response, usersig: &UserSig) -> Reply {
             Err(err) => return fault(err),
         }
     }
-    match serde_json::from_slice::<ReplyBody>(&body) {
+    answer(&body, usersig.expose())
+}
+
+/// What the body of a reply with status 200 says; its text without the signature.
+pub(crate) fn answer(body: &[u8], usersig: &str) -> Reply {
+    match serde_json::from_slice::<ReplyBody>(body) {
         Ok(ReplyBody { code, info }) => Reply::Answer {
             code,
             info: without(usersig, info.as_str().unwrap_or_default()),
@@ -195,12 +200,11 @@ async fn read(mut response: Response, usersig: &UserSig) -> Reply {
 }
 
 /// The API's text without the signature: it may repeat the URL, and goes into headers.
-fn without(usersig: &UserSig, info: &str) -> String {
+fn without(usersig: &str, info: &str) -> String {
     // Good answers have no text, and searching one for something that long costs more than parsing the answer.
     if info.is_empty() {
         return String::new();
     }
-    let usersig = usersig.expose();
     info.replace(&format!("usersig={usersig}"), "…")
         .replace(usersig, "…")
 }

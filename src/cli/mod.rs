@@ -21,6 +21,8 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::runtime::Runtime;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use dlq::{exported, shown};
 pub use exit::{Exit, Failure};
 
 use crate::config::Settings;

@@ -201,13 +201,20 @@ impl Settings {
     /// mistakes, and reported with all others.
     #[must_use]
     pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self::merged(file.map(layers::from_file), env)
+    }
+
+    fn merged(
+        file: Option<Result<layers::Values, Mistake>>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
         let mut settings = Self {
             values: layers::Values::new(),
             mistakes: Vec::new(),
         };
         settings.add(layers::from_toml(DEFAULT_TOML, |_| Source::Default));
-        if let Some(path) = file {
-            settings.add(layers::from_file(path));
+        if let Some(file) = file {
+            settings.add(file);
         }
         settings.add(Ok(layers::from_env(env)));
         settings
@@ -318,6 +325,24 @@ impl Settings {
                 }
             })
             .collect()
+    }
+}
+
+/// For [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+impl Settings {
+    /// As [`Self::load`] makes them of a file with this text.
+    pub(crate) fn of_text(file: &str, env: impl IntoIterator<Item = (String, String)>) -> Self {
+        let source = |line| Source::Line {
+            path: "convgroup.toml".into(),
+            line,
+        };
+        Self::merged(Some(layers::from_toml(file, source)), env)
+    }
+
+    /// What is written for a key, secrets included.
+    pub(crate) fn written(&self, key: &str) -> Option<&Text> {
+        self.values.get(key).map(|(text, _)| text)
     }
 }
 

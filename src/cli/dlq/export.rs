@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::{Desk, moment};
-use crate::broker::delivery::Delivery;
+use crate::broker::delivery::Message;
 use crate::broker::letter::properties;
 use crate::cli::{Exit, Failure, count, say};
 use crate::domain::letter::Letter;
@@ -19,7 +19,7 @@ pub(super) fn export(desk: &Desk, file: &Path) -> Result<Exit, Failure> {
         let lines: Vec<String> = desk
             .meant
             .iter()
-            .map(|(letter, delivery)| line(letter, delivery))
+            .map(|(letter, delivery)| line(letter, &delivery.message))
             .collect();
         say(&lines.concat())?;
     } else {
@@ -39,7 +39,7 @@ pub(super) fn write(desk: &Desk, file: &Path) -> Result<(), Failure> {
     let lines = desk
         .meant
         .iter()
-        .map(|(letter, delivery)| line(letter, delivery));
+        .map(|(letter, delivery)| line(letter, &delivery.message));
     write_whole(file, lines).map_err(|err| {
         let what = if err.kind() == ErrorKind::AlreadyExists {
             "is there already (an existing file is not overwritten)"
@@ -106,8 +106,8 @@ impl Drop for Temporary {
 }
 
 /// A letter, whole: a body that is no UTF-8 is in base64.
-fn line(letter: &Letter, delivery: &Delivery) -> String {
-    let body = &delivery.message.body;
+pub(crate) fn line(letter: &Letter, message: &Message) -> String {
+    let body = &message.body;
     let (key, body) = match std::str::from_utf8(body) {
         Ok(text) => ("body", text.to_owned()),
         Err(_) => ("body_base64", STANDARD.encode(body)),
@@ -115,7 +115,7 @@ fn line(letter: &Letter, delivery: &Delivery) -> String {
     let mut object = json!({
         "message_id": letter.message_id, "cause": letter.cause, "class": letter.class, "code": letter.code,
         "info": letter.info, "attempt": letter.attempt, "redrives": letter.redrives,
-        "failed_at": moment(letter.failed_at_ms), "properties": properties(&delivery.message),
+        "failed_at": moment(letter.failed_at_ms), "properties": properties(message),
     });
     object[key] = body.into();
     format!("{object}\n")

@@ -98,6 +98,18 @@ pub(super) fn show(
     Ok(Exit::Done)
 }
 
+/// What `dlq show` prints of one letter: as text, and as JSON.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn shown(
+    letter: &Letter,
+    message: &Message,
+    codes: &CodeTable,
+    ids: Option<Ids>,
+) -> [String; 2] {
+    let told = Told::of(letter, message, codes, ids);
+    [told.as_text(letter), told.as_json(letter)]
+}
+
 /// What is told of a letter beside its headers; empty where there is nothing to tell.
 struct Told {
     meaning: String,

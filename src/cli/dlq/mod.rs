@@ -7,6 +7,9 @@ mod look;
 mod purge;
 mod redrive;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::{export::line as exported, look::shown};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
