@@ -317,7 +317,7 @@ impl CodeTable {
             Reply::Timeout => self.verdict("timeout", None, ""),
             Reply::Connect(why) => self.verdict("connect", Some(why.clone()), &why),
             Reply::Reset => self.verdict("reset", None, ""),
-            Reply::BadBody => self.verdict("bad_body", None, ""),
+            Reply::BadBody(why) => self.verdict("bad_body", Some(why.to_owned()), why),
         }
     }
 
@@ -424,7 +424,7 @@ mod tests {
             Class::Transient,
         );
         check(Reply::Reset, "reset", Class::Transient);
-        check(Reply::BadBody, "bad_body", Class::Transient);
+        check(Reply::BadBody("no JSON"), "bad_body", Class::Transient);
         check(Reply::HttpStatus(500), "http_5xx", Class::Transient);
         check(Reply::HttpStatus(503), "http_5xx", Class::Transient);
         check(Reply::HttpStatus(408), "http_4xx", Class::Transient);
