@@ -220,3 +220,99 @@ fn is_broken_off(err: &(dyn Error + 'static)) -> bool {
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/certificates");
+
+    fn file(name: &str) -> PathBuf {
+        Path::new(FILES).join(name)
+    }
+
+    fn read(name: &str) -> Vec<u8> {
+        std::fs::read(file(name)).unwrap()
+    }
+
+    /// A file with these bytes, for as long as it lives.
+    fn holding(bytes: &[u8]) -> tempfile::TempPath {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file.into_temp_path()
+    }
+
+    #[track_caller]
+    fn refused<T>(found: Result<T, String>, word: &str) {
+        let problem = found.err().unwrap_or_else(|| panic!("no word of `{word}`"));
+        assert!(problem.contains(word), "{problem}");
+        assert!(!problem.contains("MII"), "{problem}");
+    }
+
+    #[test]
+    fn cas_are_read_beside_what_is_broken() {
+        const BAD_BASE64: &[u8] = b"-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
+        const NO_DER: &[u8] = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let ca = read("ca.pem");
+        let crlf = String::from_utf8(ca.clone()).unwrap().replace('\n', "\r\n");
+        for (what, bytes) in [
+            ("alone", ca.clone()),
+            ("bad base64 before it", [BAD_BASE64, &ca].concat()),
+            ("no DER before it", [NO_DER, &ca].concat()),
+            ("both behind it", [&ca, BAD_BASE64, NO_DER].concat()),
+            ("a byte order mark", [b"\xef\xbb\xbf", &*ca].concat()),
+            ("a comment in Latin-1", [b"# Z\xfcrich\n", &*ca].concat()),
+            ("lines that end as on Windows", crlf.into_bytes()),
+        ] {
+            let cas = cas(&holding(&bytes));
+            assert_eq!(cas.map(|cas| cas.len()), Ok(1), "{what}");
+        }
+        for bytes in [BAD_BASE64, NO_DER, &ca[..ca.len() / 2]] {
+            refused(cas(&holding(bytes)), "can't be read; is the file whole?");
+        }
+        refused(cas(&file("leaf.der")), "it is DER");
+        refused(cas(&file("leaf.key")), "holds no PEM block");
+        refused(cas(&holding(b"\xff\xfe-\0")), "it is UTF-16");
+        refused(cas(&file("nowhere")), "nowhere can't be read: No such file");
+    }
+
+    #[test]
+    fn keys_are_read_in_every_form() {
+        let pkcs8 = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let sec1 = read("leaf.key");
+        for (what, path) in [
+            ("SEC1", file("leaf.key")),
+            ("PKCS#1", file("pkcs1.key")),
+            ("PKCS#8", holding(pkcs8.as_bytes()).keep().unwrap()),
+            (
+                "a byte order mark",
+                holding(&[b"\xef\xbb\xbf", &*sec1].concat()).keep().unwrap(),
+            ),
+        ] {
+            assert!(key_of(&path).is_ok(), "{what}");
+            if !path.starts_with(FILES) {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        for encrypted in ["encrypted.key", "encrypted-old.key"] {
+            refused(key_of(&file(encrypted)), "is encrypted");
+        }
+        refused(key_of(&file("p521.key")), "of no kind that can be used");
+        refused(key_of(&file("leaf.pem")), "holds no PEM block");
+        refused(
+            key_of(&holding(&sec1[..sec1.len() / 2])),
+            "is the file whole?",
+        );
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_named() {
+        let together = |cert, key| belong_together(&file(cert), &file(key));
+        assert_eq!(together("leaf.pem", "leaf.key"), Ok(()));
+        assert_eq!(together("rsa.pem", "pkcs1.key"), Ok(()));
+        refused(
+            together("leaf.pem", "pkcs1.key"),
+            "does not belong to the first certificate",
+        );
+    }
+}
