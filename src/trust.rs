@@ -261,16 +261,18 @@ fn names(expected: &ServerName<'_>, presented: &[String], peer: Peer) -> String 
         told.push(&more_told);
     }
     format!(
-        "{whose} certificate is for {}, not for {expected}: write a host name into {key} that it is for, or have one issued with \
+        "{whose} certificate is for {}, not for {expected}: write one of those into {key}, or have one issued with \
          {kind}:{expected} as subjectAltName",
         told.join(", ")
     )
 }
 
-/// A name without what the library writes around it: `DnsName("a.example")`.
+/// A name without what the library writes around it: `DnsName("a.example")`, `IpAddress(10.0.0.7)`.
 fn bare(name: &str) -> &str {
-    let quoted = name.split('"').nth(1);
-    let bare = quoted.unwrap_or(name);
+    let inside = name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    let bare = inside.unwrap_or(name).trim_matches('"');
     &bare[..bare.floor_char_boundary(NAME_BYTES_MAX)]
 }
 

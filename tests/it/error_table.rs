@@ -1,5 +1,6 @@
 //! Every row of the error table on the real broker: disposition, headers, metric.
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -361,30 +362,25 @@ fn client(world: &World) -> ChatClient {
     ChatClient::new(&im, signer, 1, &(Arc::new(|_| {}) as Hears)).unwrap()
 }
 
-/// Replies as they come over the wire: the class follows from the `ErrorCode`, and nothing beside it may hide it.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_code_decides_whatever_stands_beside_it() {
-    let world = World::new().await;
-    let client = client(&world);
-    let table = CodeTable::new(&BTreeMap::new());
+/// A reply, what is odd about it, and the label of its row.
+type Odd = (&'static str, Raw, &'static str);
+
+fn failed() -> Raw {
+    Raw::body(r#"{"ErrorCode":51011}"#)
+}
+
+fn long(code: u32) -> Raw {
+    let text = "x".repeat(200_000);
+    Raw::body(format!(r#"{{"ErrorCode":{code},"ErrorInfo":"{text}"}}"#))
+}
+
+/// The API says no, oddly.
+fn failures() -> Vec<Odd> {
     let info = |bytes: &[u8]| {
         let before = br#"{"ActionStatus":"FAIL","ErrorCode":51011,"ErrorInfo":""#;
         Raw::body([before, bytes, b"\"}"].concat())
     };
-    let long = format!(
-        r#"{{"ErrorCode":51011,"ErrorInfo":"{}"}}"#,
-        "x".repeat(200_000)
-    );
-    let long_success = format!(r#"{{"ErrorCode":0,"ErrorInfo":"{}"}}"#, "x".repeat(200_000));
-    let failed = || Raw::body(r#"{"ErrorCode":51011}"#);
-    // What gzip makes of `failed`.
-    let gzip = {
-        use std::io::Write;
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&failed().body).unwrap();
-        gzip.finish().unwrap()
-    };
-    for (what, raw, label) in [
+    vec![
         ("plain", info(b"too long"), "51011"),
         ("cut inside a character", info(b"\xe7\xbe"), "51011"),
         ("GBK", info(b"\xc8\xba\xd7\xe9"), "51011"),
@@ -426,17 +422,25 @@ async fn the_code_decides_whatever_stands_beside_it() {
             Raw::body(r#"{"ErrorCode":51011.0}"#),
             "51011",
         ),
-        ("longer than is read", Raw::body(long), "51011"),
+        ("longer than is read", long(51011), "51011"),
         (
             "another content type",
             failed().header("content-type", "text/html"),
             "51011",
         ),
-        (
-            "success longer than is read",
-            Raw::body(long_success),
-            "bad_body",
-        ),
+    ]
+}
+
+/// What is no answer, and what comes under another status.
+fn no_answers() -> Vec<Odd> {
+    // What gzip makes of `failed`.
+    let gzip = {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&failed().body).unwrap();
+        gzip.finish().unwrap()
+    };
+    vec![
+        ("success longer than is read", long(0), "bad_body"),
         (
             "success that is denied",
             Raw::body(r#"{"ActionStatus":"FAIL","ErrorCode":0}"#),
@@ -462,7 +466,16 @@ async fn the_code_decides_whatever_stands_beside_it() {
         ("a code under HTTP 502", failed().status(502), "http_5xx"),
         ("a code under HTTP 403", failed().status(403), "http_4xx"),
         ("a code under HTTP 201", failed().status(201), "bad_body"),
-    ] {
+    ]
+}
+
+/// Replies as they come over the wire: the class follows from the `ErrorCode`, and nothing beside it may hide it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_code_decides_whatever_stands_beside_it() {
+    let world = World::new().await;
+    let client = client(&world);
+    let table = CodeTable::new(&BTreeMap::new());
+    for (what, raw, label) in failures().into_iter().chain(no_answers()) {
         world.sandbox.clear_faults();
         world.sandbox.add_fault(Rule::new(Fault::Raw(raw)));
         let call = client.delete("user15", "a", Connection::Pooled).await;

@@ -79,6 +79,10 @@ impl Authority {
         self.dir.path().join(file)
     }
 
+    fn pem(&self) -> String {
+        std::fs::read_to_string(self.path("ca.pem")).unwrap()
+    }
+
     /// Speaks TLS before something that does not, under the name 127.0.0.1.
     pub(crate) async fn front(&self, upstream: SocketAddr) -> SocketAddr {
         self.server(&leaf(&["127.0.0.1"])).before(upstream).await
@@ -137,8 +141,12 @@ impl Shown {
 }
 
 /// What `check` says of the broker and of the API, both behind TLS that shows the same.
-async fn checked(world: &World, shown: &Shown, trusted: Option<&Path>) -> [String; 2] {
+async fn checked(world: &World, shown: &Shown, trusted: Option<&str>) -> [String; 2] {
     let stranger = Authority::named("a stranger");
+    if let Some(trusted) = trusted {
+        std::fs::write(stranger.path("trusted.pem"), trusted).unwrap();
+    }
+    let trusted = trusted.map(|_| stranger.path("trusted.pem"));
     let broker = shown.before(shared_node().await.addr()).await;
     let api = shown.before(world.sandbox.addr()).await;
     let mut check = world
@@ -153,10 +161,10 @@ async fn checked(world: &World, shown: &Shown, trusted: Option<&Path>) -> [Strin
         )
         .set(
             "SSL_CERT_FILE",
-            shown_path(trusted.unwrap_or(&stranger.path("ca.pem"))),
+            shown_path(trusted.as_ref().unwrap_or(&stranger.path("ca.pem"))),
         );
     if let Some(trusted) = trusted {
-        check = check.set("CONVGROUP_AMQP__TLS__CA_FILE", shown_path(trusted));
+        check = check.set("CONVGROUP_AMQP__TLS__CA_FILE", shown_path(&trusted));
     }
     let (_, output) = check.spawn().finished(PATIENCE).await;
     lines(&output)
@@ -165,7 +173,8 @@ async fn checked(world: &World, shown: &Shown, trusted: Option<&Path>) -> [Strin
 /// The lines of `check` about the broker and about the API.
 fn lines(output: &str) -> [String; 2] {
     ["broker", "api"].map(|what| {
-        let line = output.lines().find(|line| line[6..].starts_with(what));
+        let is_about = |line: &&str| line.get(6..).is_some_and(|it| it.starts_with(what));
+        let line = output.lines().find(is_about);
         line.unwrap_or_else(|| panic!("no line about {what}\n{output}"))
             .to_owned()
     })
@@ -193,6 +202,44 @@ async fn reason(world: &World) -> String {
 
 fn shown_path(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// Client certificates that the broker refuses: each refusal has its own advice.
+async fn certificates_that_the_broker_refuses_are_told(
+    world: &World,
+    ours: &Authority,
+    theirs: &Authority,
+) {
+    theirs.sign("client", "daemon");
+    let mut expired = leaf(&["daemon"]);
+    expired.not_after = date_time_ymd(2001, 1, 1);
+    ours.sign_with("expired", &expired);
+    for (authority, name, word) in [
+        (
+            theirs,
+            "client",
+            "does not know the CA of the certificate in amqp.tls.cert_file",
+        ),
+        (
+            ours,
+            "expired",
+            "the certificate in amqp.tls.cert_file is out of date",
+        ),
+    ] {
+        let refused = world
+            .tool_config(&["check"])
+            .set(
+                "CONVGROUP_AMQP__TLS__CERT_FILE",
+                shown_path(&authority.path(&format!("{name}.pem"))),
+            )
+            .set(
+                "CONVGROUP_AMQP__TLS__KEY_FILE",
+                shown_path(&authority.path(&format!("{name}.key"))),
+            );
+        let (exit, output) = refused.spawn().finished(PATIENCE).await;
+        assert_eq!(exit, 69, "{output}");
+        assert!(output.contains(word), "{name}: {output}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,38 +319,7 @@ async fn a_private_ca_and_client_certificates_work_and_what_is_wrong_is_said() {
     let text = reason(&world).await;
     assert!(text.contains("wants a client certificate"), "{text}");
 
-    // Certificates that the broker refuses.
-    theirs.sign("client", "daemon");
-    let mut expired = leaf(&["daemon"]);
-    expired.not_after = date_time_ymd(2001, 1, 1);
-    ours.sign_with("expired", &expired);
-    for (authority, name, word) in [
-        (
-            &theirs,
-            "client",
-            "does not know the CA of the certificate in amqp.tls.cert_file",
-        ),
-        (
-            &ours,
-            "expired",
-            "the certificate in amqp.tls.cert_file is out of date",
-        ),
-    ] {
-        let refused = world
-            .tool_config(&["check"])
-            .set(
-                "CONVGROUP_AMQP__TLS__CERT_FILE",
-                shown_path(&authority.path(&format!("{name}.pem"))),
-            )
-            .set(
-                "CONVGROUP_AMQP__TLS__KEY_FILE",
-                shown_path(&authority.path(&format!("{name}.key"))),
-            );
-        let (exit, output) = refused.spawn().finished(PATIENCE).await;
-        assert_eq!(exit, 69, "{output}");
-        assert!(output.contains(word), "{name}: {output}");
-    }
-
+    certificates_that_the_broker_refuses_are_told(&world, &ours, &theirs).await;
     let world = world.set(
         "CONVGROUP_AMQP__TLS__CERT_FILE",
         shown_path(&ours.path("client.pem")),
@@ -351,151 +367,165 @@ async fn attempts_at_a_silent_node_do_not_pile_up() {
     assert!(reason.contains("did not answer within 5 s"), "{reason}");
 }
 
-/// What the broker's line has to say, and the API's where that differs.
-type Expected = (&'static str, &'static str);
+/// A server's certificate that is refused, and why.
+struct Refused {
+    what: &'static str,
+    shown: Shown,
+    /// The CA that is trusted, in PEM.
+    trusted: Option<String>,
+    /// What is said of the broker's.
+    broker: &'static str,
+    /// What is said of the API's.
+    api: &'static str,
+}
 
-/// Each certificate that is refused, shown by the broker and by the API: the advice is true for that one.
-#[tokio::test(flavor = "multi_thread")]
-async fn each_certificate_that_is_refused_has_its_own_advice() {
-    let world = World::new().await;
+impl Refused {
+    fn new(what: &'static str, shown: Shown, broker: &'static str) -> Self {
+        Self {
+            what,
+            shown,
+            trusted: None,
+            broker,
+            api: broker,
+        }
+    }
+
+    fn though_trusted(self, pem: &str) -> Self {
+        let trusted = Some(pem.to_owned());
+        Self { trusted, ..self }
+    }
+
+    fn of_the_api(self, api: &'static str) -> Self {
+        Self { api, ..self }
+    }
+}
+
+/// Certificates that lead to nobody who is trusted, or are a CA's own.
+fn untrusted() -> Vec<Refused> {
+    let (ca, other) = (Authority::new(), Authority::named("another authority"));
+    let between = ca.below("one between");
+    let good = leaf(&["localhost"]);
+    let own = Authority::named("localhost");
+    let own_key = own.path("own.key");
+    std::fs::write(&own_key, own.issuer.key().serialize_pem()).unwrap();
+    let self_signed = || Shown::at(&own.path("ca.pem"), &own_key);
+    vec![
+        Refused::new(
+            "unknown CA, none is set",
+            ca.server(&good),
+            "signed by no CA that this machine trusts: set amqp.tls.ca_file to the CA's certificate",
+        )
+        .of_the_api("set SSL_CERT_FILE to a file that holds it"),
+        Refused::new(
+            "unknown CA, another is set",
+            ca.server(&good),
+            "leads to no CA in amqp.tls.ca_file",
+        )
+        .though_trusted(&other.pem())
+        .of_the_api("leads to no CA that this machine trusts"),
+        Refused::new(
+            "the CA between is missing",
+            between.server(&good),
+            "a CA between the two is missing, and the broker has to send its certificate too",
+        )
+        .though_trusted(&ca.pem())
+        .of_the_api("a CA in between has to be sent by the server"),
+        Refused::new(
+            "self-signed CA, trusted",
+            self_signed(),
+            "is that of a CA (CA:TRUE)",
+        )
+        .though_trusted(&own.pem()),
+        Refused::new(
+            "self-signed CA, not trusted",
+            self_signed(),
+            "is that of a CA (CA:TRUE)",
+        ),
+    ]
+}
+
+/// Certificates of a CA that is trusted which are not as they have to be.
+fn unfit() -> Vec<Refused> {
     let ca = Authority::new();
-    let ca_file = ca.path("ca.pem");
     let made = |change: fn(&mut CertificateParams)| {
         let mut params = leaf(&["localhost"]);
         change(&mut params);
         ca.server(&params)
     };
+    let refused = |what, shown, broker| Refused::new(what, shown, broker).though_trusted(&ca.pem());
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/certificates");
-    let (old_ca, leaf_key) = (files.join("ca.pem"), files.join("leaf.key"));
-    let old = |name: &str| Shown::at(&files.join(name), &leaf_key);
-    let other = Authority::named("another authority");
-    let between = ca.below("one between");
-
-    // Self-signed as a CA: trusted or not, it can't serve.
-    let own = Authority::named("localhost");
-    let own_key = own.path("own.key");
-    std::fs::write(&own_key, own.issuer.key().serialize_pem()).unwrap();
-    let own_file = own.path("ca.pem");
-    let self_signed = || Shown::at(&own_file, &own_key);
-
-    let cases: Vec<(&str, Shown, Option<&Path>, Expected)> = vec![
-        (
-            "unknown CA, none is set",
-            made(|_| {}),
-            None,
-            (
-                "signed by no CA that this machine trusts: set amqp.tls.ca_file to the CA's certificate",
-                "set SSL_CERT_FILE to a file that holds it",
-            ),
-        ),
-        (
-            "unknown CA, another is set",
-            made(|_| {}),
-            Some(&*other.path("ca.pem").leak()),
-            (
-                "leads to no CA in amqp.tls.ca_file",
-                "leads to no CA that this machine trusts",
-            ),
-        ),
-        (
-            "the CA between is missing",
-            between.server(&leaf(&["localhost"])),
-            Some(&ca_file),
-            (
-                "a CA between the two is missing, and the broker has to send its certificate too",
-                "a CA in between has to be sent by the server",
-            ),
-        ),
-        (
-            "self-signed CA, trusted",
-            self_signed(),
-            Some(&own_file),
-            ("is that of a CA (CA:TRUE)", "is that of a CA (CA:TRUE)"),
-        ),
-        (
-            "self-signed CA, not trusted",
-            self_signed(),
-            None,
-            ("is that of a CA (CA:TRUE)", "is that of a CA (CA:TRUE)"),
-        ),
-        (
+    let old_ca = std::fs::read_to_string(files.join("ca.pem")).unwrap();
+    let old = |what, name, broker| {
+        let shown = Shown::at(&files.join(name), &files.join("leaf.key"));
+        Refused::new(what, shown, broker).though_trusted(&old_ca)
+    };
+    vec![
+        refused(
             "a name in the subject only",
             ca.server(&leaf(&[])),
-            Some(&ca_file),
-            (
-                "has no subjectAltName, and the name in its subject (CN) does not count",
-                "have one issued with DNS:localhost as subjectAltName",
-            ),
+            "has no subjectAltName, and the name in its subject (CN) does not count: have one issued with DNS:localhost",
         ),
-        (
+        refused(
             "other names",
             ca.server(&leaf(&["a.example", "*.b.example", "10.0.0.7"])),
-            Some(&ca_file),
-            (
-                "is for a.example, *.b.example, 10.0.0.7, not for localhost: write a host name into amqp.url that it is for",
-                "write a host name into im.base_url that it is for",
-            ),
-        ),
-        (
+            "is for a.example, *.b.example, 10.0.0.7, not for localhost: write one of those into amqp.url",
+        )
+        .of_the_api("write one of those into im.base_url"),
+        refused(
             "expired",
             made(|params| params.not_after = date_time_ymd(2001, 2, 3)),
-            Some(&ca_file),
-            (
-                "is valid until 2001-02-03T00:00:00Z only",
-                "is valid until 2001-02-03T00:00:00Z only",
-            ),
+            "is valid until 2001-02-03T00:00:00Z only",
         ),
-        (
+        refused(
             "not yet valid",
             made(|params| params.not_before = date_time_ymd(3001, 2, 3)),
-            Some(&ca_file),
-            (
-                "is valid from 3001-02-03T00:00:00Z on",
-                "set the clock of this host right",
-            ),
+            "is valid from 3001-02-03T00:00:00Z on",
         ),
-        (
+        refused(
             "a client's",
             made(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
-            Some(&ca_file),
-            ("usage holds serverAuth", "usage holds serverAuth"),
+            "usage holds serverAuth",
         ),
-        (
-            "signed with SHA-1",
-            old("sha1.pem"),
-            Some(&old_ca),
-            ("signed with SHA-256", "signed with SHA-256"),
-        ),
-        (
-            "of version 1",
-            old("version1.pem"),
-            Some(&old_ca),
-            ("is of X.509 version 1", "is of X.509 version 1"),
-        ),
-    ];
-    for (what, shown, trusted, (broker, api)) in cases {
-        let [broker_says, api_says] = checked(&world, &shown, trusted).await;
-        for (says, whose, word) in [
-            (broker_says, "the broker's", broker),
-            (api_says, "the API's", api),
-        ] {
+        old("signed with SHA-1", "sha1.pem", "signed with SHA-256"),
+        old("of version 1", "version1.pem", "is of X.509 version 1"),
+    ]
+}
+
+/// Each certificate that is refused, shown by the broker and by the API: the advice is true for that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_certificate_that_is_refused_has_its_own_advice() {
+    let world = World::new().await;
+    for case in untrusted().into_iter().chain(unfit()) {
+        let says = checked(&world, &case.shown, case.trusted.as_deref()).await;
+        let expected = [("the broker's", case.broker), ("the API's", case.api)];
+        for (says, (whose, word)) in says.iter().zip(expected) {
+            let what = case.what;
+            assert!(says.starts_with("FAIL"), "{what}: {says}");
             assert!(
-                says.starts_with("FAIL") && says.contains(word),
+                says.contains(whose) && says.contains(word),
                 "{what}: {says}"
             );
-            assert!(says.contains(whose), "{what}: {says}");
         }
     }
-    // And one that is as it has to be, and one that is trusted by itself.
+}
+
+/// A certificate that is as it has to be, and one that is trusted by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_are_trusted_work() {
+    let (world, ca) = (World::new().await, Authority::new());
     let mut own = leaf(&["localhost"]);
     own.is_ca = IsCa::ExplicitNoCa;
     let key = KeyPair::generate().unwrap();
     let own = own.self_signed(&key).unwrap();
-    std::fs::write(ca.path("own.pem"), own.pem()).unwrap();
-    std::fs::write(ca.path("own.key"), key.serialize_pem()).unwrap();
-    let own = Shown::at(&ca.path("own.pem"), &ca.path("own.key"));
-    for (shown, trusted) in [(made(|_| {}), &ca_file), (own, &ca.path("own.pem"))] {
-        for says in checked(&world, &shown, Some(trusted)).await {
+    let shown = Shown {
+        chain: vec![own.der().clone()],
+        key: PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap(),
+    };
+    for (shown, trusted) in [
+        (ca.server(&leaf(&["localhost"])), ca.pem()),
+        (shown, own.pem()),
+    ] {
+        for says in checked(&world, &shown, Some(&trusted)).await {
             assert!(says.starts_with("ok"), "{says}");
         }
     }
@@ -605,7 +635,7 @@ async fn a_machine_without_cas_is_named_where_one_is_needed() {
     assert_eq!(exit, 69, "{output}");
     let [broker, _] = lines(&output);
     assert!(
-        broker.contains("Connection refused") || broker.contains("or set amqp.tls.ca_file"),
+        broker.contains(CAUSE) && broker.contains("or set amqp.tls.ca_file"),
         "{broker}"
     );
 }
@@ -615,10 +645,10 @@ async fn a_machine_without_cas_is_named_where_one_is_needed() {
 async fn a_bundle_with_a_broken_certificate_is_used() {
     let (ca, dir) = (Authority::new(), tempfile::tempdir().unwrap());
     let good = std::fs::read_to_string(ca.path("ca.pem")).unwrap();
-    let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let bad = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let worse = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
     let bundle = dir.path().join("bundle.pem");
-    std::fs::write(&bundle, format!("{broken}{worse}{good}{worse}")).unwrap();
+    std::fs::write(&bundle, format!("{bad}{worse}{good}{worse}")).unwrap();
     let world = World::new().await;
     let shown = ca.server(&leaf(&["localhost"]));
     let broker = shown.before(shared_node().await.addr()).await;
