@@ -30,4 +30,5 @@ pub mod sandbox;
 pub mod shutdown;
 pub mod status;
 pub mod telemetry;
+pub mod trust;
 pub mod worker;

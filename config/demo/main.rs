@@ -124,7 +124,11 @@ impl Stage {
 
     /// 20 users whose first calls fail, and 10 whose calls always fail.
     async fn misbehave(&self) -> anyhow::Result<()> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        // No TLS: a machine without CAs can run the demo as well.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_backend_preconfigured(convgroup_deleter::trust::unused())
+            .build()?;
         for (prefix, count, times) in [("flaky", 20, Some(3)), ("broken", 10, None)] {
             for number in 1..=count {
                 let mut rule = serde_json::json!({

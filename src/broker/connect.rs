@@ -1,18 +1,22 @@
 //! Opening one connection to one node.
+use std::io;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 
 use futures_util::FutureExt;
+use futures_util::io::{AsyncRead, AsyncWrite};
 /// For those who hand one on: only `broker` names lapin.
 pub use lapin::Connection;
-use lapin::tcp::OwnedTLSConfig;
+use lapin::ConnectionProperties;
+use lapin::runtime::default_runtime;
+use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{ConnectionBuilder, ConnectionProperties};
 
 use super::address::BrokerAddress;
 use super::greeting::greet;
-use super::{BrokerError, bounded, tls};
+use super::{BrokerError, OPERATION_DEADLINE, tls};
 use crate::config::Amqp;
 use crate::machine::{explained, limit_in_panic};
+use crate::trust::Peer;
 
 const WHAT: &str = "connecting";
 
@@ -25,55 +29,94 @@ pub async fn connect(
     amqp: &Amqp,
     role: &'static str,
 ) -> Result<Connection, BrokerError> {
-    let failed = |problem| BrokerError::Failed(WHAT, problem);
     let uri = address.uri(amqp.heartbeat);
-    let secure = uri.scheme == AMQPScheme::AMQPS;
-    // The greeting and the connection are given the same.
-    let tls = if secure {
-        amqp.tls.load().map_err(failed)?
+    let tls = if uri.scheme == AMQPScheme::AMQPS {
+        let config = amqp.tls.load();
+        let config = config.map_err(|problem| BrokerError::Failed(WHAT, problem))?;
+        Some(Tls {
+            connector: config.into(),
+            peer: amqp.tls.peer(),
+        })
     } else {
-        OwnedTLSConfig::default()
+        None
     };
     let connecting = async {
-        match greet(&uri, &tls).await {
-            Ok(()) => open(uri.clone(), tls.clone(), role).await,
-            Err(problem) => Err(failed(problem)),
-        }
+        // The greeting and the connection are given the same.
+        let greeted = greet(&uri, tls.as_ref()).await;
+        greeted.map_err(|problem| BrokerError::Failed(WHAT, problem))?;
+        open(uri, tls, role).await
     };
     // A name is looked up on a thread of its own; where none can be started, the libraries panic.
     let connection = match AssertUnwindSafe(connecting).catch_unwind().await {
         Ok(connection) => connection,
         Err(panicked) => match limit_in_panic(&*panicked) {
-            Some(limit) => Err(failed(limit.advice().to_owned())),
+            Some(limit) => Err(BrokerError::Failed(WHAT, limit.advice().to_owned())),
             None => resume_unwind(panicked),
         },
     };
-    let connection = connection.map_err(|err| match err {
-        BrokerError::Failed(what, text) => BrokerError::Failed(what, explained(text)),
-        err => err,
-    });
     connection.map_err(|err| match err {
-        BrokerError::Failed(what, text) if secure => match tls::explained(&text) {
-            Some(meaning) => BrokerError::Failed(what, format!("{text}: {meaning}")),
-            None => BrokerError::Failed(what, text),
-        },
+        BrokerError::Failed(what, text) => BrokerError::Failed(what, explained(text)),
         err => err,
     })
 }
 
+/// How a connection over TLS is made, and what is said when it fails.
+#[derive(Clone)]
+pub(super) struct Tls {
+    connector: RustlsConnector,
+    pub(super) peer: Peer,
+}
+
 async fn open(
     uri: AMQPUri,
-    tls: OwnedTLSConfig,
+    tls: Option<Tls>,
     role: &'static str,
 ) -> Result<Connection, BrokerError> {
+    let peer = tls.as_ref().map(|tls| tls.peer);
+    let failed = |err: lapin::Error| BrokerError::Failed(WHAT, tls::explained(&err, peer));
     let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let builder = ConnectionBuilder::new()
-        .map_err(|err| BrokerError::Failed(WHAT, err.to_string()))?
-        .with_uri(uri)
-        .with_properties(properties)
-        .with_tls_config(tls);
-    bounded(WHAT, builder.connect()).await
+    let runtime = default_runtime().map_err(failed)?;
+    let way_in = async move |uri: AMQPUri, runtime| {
+        let stream = plain(&uri).connect_async(&runtime).await?;
+        Ok(secured(stream, &uri, tls.as_ref()).await?)
+    };
+    let connecting = Connection::connector(uri, runtime, way_in, properties);
+    match tokio::time::timeout(OPERATION_DEADLINE, connecting).await {
+        Err(_) => Err(BrokerError::Deadline(WHAT)),
+        Ok(connection) => connection.map_err(failed),
+    }
+}
+
+/// A node's address as one without TLS: lapin connects to it, and TLS comes after that, by [`secured`]. lapin's own would need the
+/// CAs of the machine even where `amqp.tls.ca_file` is all that is needed.
+pub(super) fn plain(uri: &AMQPUri) -> AMQPUri {
+    AMQPUri {
+        scheme: AMQPScheme::AMQP,
+        ..uri.clone()
+    }
+}
+
+/// A connection with TLS, where it is wanted.
+///
+/// # Errors
+/// What kept it from being made.
+pub(super) async fn secured<S>(
+    stream: AsyncTcpStream<S>,
+    uri: &AMQPUri,
+    tls: Option<&Tls>,
+) -> io::Result<AsyncTcpStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match tls {
+        Some(tls) => {
+            stream
+                .into_rustls(&tls.connector, &uri.authority.host)
+                .await
+        }
+        None => Ok(stream),
+    }
 }
 
 /// Opens one connection to the first node that answers; says which one it is.

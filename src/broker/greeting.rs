@@ -7,13 +7,18 @@ use std::time::Duration;
 
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::runtime::default_runtime;
-use lapin::tcp::{AMQPUriTcpExt, OwnedTLSConfig};
+use lapin::tcp::AMQPUriTcpExt;
 use lapin::uri::AMQPUri;
+
+use super::connect::{Tls, plain, secured};
+use super::tls;
 
 /// How long a node may take to answer the protocol header, name lookup, TCP and TLS included. It is the first thing a node does.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// What a client says first.
 const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// What is said of a node that answers nothing.
+const CLOSED: &str = "the node closed the connection before it answered";
 /// How many bytes of an answer that is not AMQP are told.
 const TOLD_BYTES: usize = 60;
 
@@ -22,11 +27,14 @@ const TOLD_BYTES: usize = 60;
 ///
 /// # Errors
 /// What kept the node from answering, in words.
-pub(super) async fn greet(uri: &AMQPUri, tls: &OwnedTLSConfig) -> Result<(), String> {
+pub(super) async fn greet(uri: &AMQPUri, tls: Option<&Tls>) -> Result<(), String> {
     // Boxed: its way in is many kilobytes of future, and every caller would carry them.
     match tokio::time::timeout(DEADLINE, Box::pin(answered(uri, tls))).await {
-        Ok(Ok(judgement)) => judgement,
-        Ok(Err(err)) => Err(err.to_string()),
+        Ok(Ok(judgement)) => judgement.map_err(|problem| match tls {
+            Some(tls) if problem == CLOSED => format!("{problem}: {}", tls::broken_off(tls.peer)),
+            _ => problem,
+        }),
+        Ok(Err(err)) => Err(tls::explained(&err, tls.map(|tls| tls.peer))),
         Err(_) => Err(format!(
             "the node did not answer within {} s",
             DEADLINE.as_secs()
@@ -34,11 +42,10 @@ pub(super) async fn greet(uri: &AMQPUri, tls: &OwnedTLSConfig) -> Result<(), Str
     }
 }
 
-async fn answered(uri: &AMQPUri, tls: &OwnedTLSConfig) -> io::Result<Result<(), String>> {
+async fn answered(uri: &AMQPUri, tls: Option<&Tls>) -> io::Result<Result<(), String>> {
     let runtime = default_runtime().map_err(io::Error::other)?;
-    let mut stream = uri
-        .connect_with_config_async(tls.as_ref(), &runtime)
-        .await?;
+    let stream = plain(uri).connect_async(&runtime).await?;
+    let mut stream = secured(stream, uri, tls).await?;
     stream.write_all(HEADER).await?;
     stream.flush().await?;
     let (mut answer, mut length) = ([0; TOLD_BYTES], 0);
@@ -63,9 +70,7 @@ fn judge(answer: &[u8], over: bool) -> Option<Result<(), String>> {
     if answer.iter().enumerate().all(fits) {
         return match answer.len() {
             11.. => Some(Ok(())),
-            0 if over => Some(Err(
-                "the node closed the connection before it answered".to_owned()
-            )),
+            0 if over => Some(Err(CLOSED.to_owned())),
             _ if over => Some(Err(told("does not speak AMQP", answer))),
             _ => None,
         };

@@ -2,9 +2,11 @@
 //!
 //! A call never fails: it ends in a [`crate::domain::reply::Reply`]. The `UserSig` travels in the URL, so no URL, and no
 //! error that could print one, leaves this room.
+mod answer;
 pub mod client;
 pub mod connects;
 pub mod endpoint;
 pub mod probe;
+pub mod proxy;
 pub mod signer;
 pub mod usersig;

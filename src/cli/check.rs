@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 
 use super::topology::UNASKED;
 use super::{Exit, Failure, say};
@@ -16,6 +16,7 @@ use crate::chat::connects::Hears;
 use crate::chat::probe::{Health, probe};
 use crate::chat::signer::Signer;
 use crate::config::{Amqp, Config, Settings};
+use crate::trust;
 
 /// How long `--ready` waits: less than the usual timeout of a container's health check.
 const READY_TIMEOUT: Duration = Duration::from_secs(4);
@@ -152,10 +153,10 @@ async fn queues_there(connection: &Connection, amqp: &Amqp) -> Finding {
 async fn api(config: &Config) -> Finding {
     let other = |problem| (Exit::Other, problem);
     let signer = Signer::new(&config.im, None).map_err(other)?;
-    let client =
-        ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as Hears)).map_err(other)?;
+    let client = ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as Hears))
+        .map_err(|problem| (Exit::Config, problem))?;
     let health = probe(&client, &config.codes, || async { true }).await;
-    let endpoint = config.im.endpoint.as_str();
+    let endpoint = client.route();
     match health.expect("nothing keeps it from leaving") {
         Health::Healthy => Ok(format!("{endpoint}: calls work (probe is healthy)")),
         Health::Faulty(verdict) => Err((Exit::Other, format!("{endpoint}: {verdict}"))),
@@ -164,18 +165,28 @@ async fn api(config: &Config) -> Finding {
 }
 
 async fn ready(url: &str) -> Result<Exit, Failure> {
-    let usage = |err: reqwest::Error| {
+    let wrong = |err: anyhow::Error| {
         Failure::new(
             Exit::Usage,
-            anyhow!(err).context("--ready wants a url like http://127.0.0.1:9464/readyz"),
+            err.context("--ready wants a url like http://127.0.0.1:9464/readyz"),
         )
+    };
+    let url = reqwest::Url::parse(url).map_err(|err| wrong(err.into()))?;
+    // A machine without CAs can still be asked without TLS.
+    let tls = if url.scheme() == "https" {
+        let trusting = trust::trusting(Vec::new());
+        let trusting = trusting.map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+        trusting.with_no_client_auth()
+    } else {
+        trust::unused()
     };
     let client = reqwest::Client::builder()
         .timeout(READY_TIMEOUT)
         .no_proxy()
+        .tls_backend_preconfigured(tls)
         .build()
-        .map_err(usage)?;
-    let request = client.get(url).build().map_err(usage)?;
+        .context("the HTTP client can't be set up")?;
+    let request = client.get(url).build().map_err(|err| wrong(err.into()))?;
     match client.execute(request).await {
         Ok(reply) if reply.status() == reqwest::StatusCode::OK => Ok(Exit::Done),
         Ok(reply) => {
@@ -186,6 +197,7 @@ async fn ready(url: &str) -> Result<Exit, Failure> {
             ))?;
             Ok(Exit::Unavailable)
         }
+        Err(err) if err.is_builder() => Err(wrong(err.into())),
         Err(err) => Err(Failure::new(Exit::Unavailable, err)),
     }
 }

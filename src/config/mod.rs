@@ -431,20 +431,28 @@ impl Amqp {
 
 impl Amqp {
     fn read_tls(reader: &mut Reader<'_>) -> TlsFiles {
-        let mut file = |key: &str, wanted| {
+        let mut file = |key: &str, check: fn(&Path) -> Result<(), String>| {
             let set = reader.is_set(key);
             set.then(|| {
                 reader.optional(key, |text| {
-                    tls::pem(&PathBuf::from(text), wanted).map(|_| PathBuf::from(text))
+                    let path = PathBuf::from(text);
+                    check(&path).map(|()| path)
                 })
             })
             .flatten()
         };
         let files = TlsFiles {
-            ca_file: file("amqp.tls.ca_file", tls::CERTIFICATE),
-            cert_file: file("amqp.tls.cert_file", tls::CERTIFICATE),
-            key_file: file("amqp.tls.key_file", tls::KEY),
+            ca_file: file("amqp.tls.ca_file", |path| tls::cas(path).map(drop)),
+            cert_file: file("amqp.tls.cert_file", |path| {
+                tls::certificates(path).map(drop)
+            }),
+            key_file: file("amqp.tls.key_file", |path| tls::key_of(path).map(drop)),
         };
+        if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file)
+            && let Err(problem) = tls::belong_together(cert, key)
+        {
+            reader.wrong("amqp.tls.key_file", &problem);
+        }
         let [cert, key] = ["amqp.tls.cert_file", "amqp.tls.key_file"].map(|key| reader.is_set(key));
         if cert != key {
             let (set, missing) = if cert {

@@ -332,7 +332,7 @@ impl CodeTable {
                 ..self.verdict("connect".to_owned(), &why)
             },
             Reply::Reset => self.verdict("reset".to_owned(), ""),
-            Reply::BadBody => self.verdict(BAD_BODY.to_owned(), ""),
+            Reply::BadBody(why) => self.verdict(BAD_BODY.to_owned(), why),
         }
     }
 
@@ -446,7 +446,7 @@ mod tests {
         let connect = Reply::Connect("refused".to_owned());
         check(connect, "connect", "connect", passing);
         check(Reply::Reset, "reset", "reset", passing);
-        check(Reply::BadBody, "bad_body", "bad_body", passing);
+        check(Reply::BadBody("no JSON"), "bad_body", "bad_body", passing);
         let status = |status, label, class| {
             check(
                 Reply::HttpStatus(status),

@@ -10,7 +10,7 @@ pub enum Reply {
         /// `ErrorInfo`, or nothing where the API sent none. Free text: it may name users and groups.
         info: String,
     },
-    /// An HTTP status of 400 or above; the body is not read.
+    /// Any other HTTP status than 200; its body is not looked at.
     HttpStatus(u16),
     /// Nothing complete arrived within `im.timeout`.
     Timeout,
@@ -18,6 +18,6 @@ pub enum Reply {
     Connect(String),
     /// The connection broke before the reply was complete.
     Reset,
-    /// A reply that is not the expected JSON, is longer than the bound, redirects, or has another status below 400.
-    BadBody,
+    /// A reply with status 200 that is no answer, and why, in a few words that repeat none of it. For people; no class depends on it.
+    BadBody(&'static str),
 }

@@ -2,7 +2,7 @@
 use serde_json::Value;
 
 use super::{CODES, SECRET, assert_silent, with_secret};
-use crate::chat::client::answer;
+use crate::chat::client::said;
 use crate::domain::code::INFO_BYTES_MAX;
 use crate::domain::reply::Reply;
 
@@ -20,6 +20,10 @@ pub fn reply(data: &[u8]) {
     the_code_decides_whatever_the_text(data);
     let verdict = CODES.classify(answer(data, SECRET));
     assert!(verdict.info.len() <= INFO_BYTES_MAX && !verdict.row.label.is_empty());
+}
+
+fn answer(body: &[u8], usersig: &str) -> Reply {
+    said(body, true, usersig)
 }
 
 /// Another reader of JSON finds the same code, where there is one and it stands there once.

@@ -10,7 +10,7 @@ use super::access::Access;
 use super::call::Call;
 use super::config::{Config, Latency};
 use super::counters::{CallRecord, Counters};
-use super::fault::{Effect, Fault, Faults};
+use super::fault::{Effect, Fault, Faults, Raw};
 use super::limit::SlidingSecond;
 use super::refusal::Refusal;
 use super::store::Store;
@@ -43,6 +43,8 @@ pub(super) enum What {
     Json(String),
     /// This status without JSON.
     HttpStatus(u16),
+    /// Exactly this.
+    Raw(Raw),
     Garbage,
     Huge,
     Truncated,
@@ -138,6 +140,7 @@ impl What {
         match self {
             Self::Json(_) | Self::Garbage | Self::Huge | Self::Truncated => Some(200),
             Self::HttpStatus(status) => Some(*status),
+            Self::Raw(raw) => Some(raw.status),
             Self::Reset | Self::Close | Self::Hang => None,
         }
     }
@@ -152,6 +155,7 @@ fn faulty(fault: Fault, call: &Call) -> (What, Option<i64>) {
             &format!("POST {} {}", call.uri, String::from_utf8_lossy(&call.body)),
         ),
         Fault::HttpStatus(status) => (What::HttpStatus(status), None),
+        Fault::Raw(raw) => (What::Raw(raw), None),
         Fault::Garbage => (What::Garbage, None),
         Fault::Huge => (What::Huge, None),
         Fault::Truncated => (What::Truncated, None),

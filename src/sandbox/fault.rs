@@ -1,5 +1,9 @@
 //! Faults on demand: what goes wrong, and for which calls.
 
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -31,6 +35,45 @@ pub enum Fault {
     Truncated,
     /// `{"echo":50004}`: like a code, its `ErrorInfo` repeating the URL and the body of the call, usersig and all.
     Echo(i64),
+    /// `{"raw":{"body":"…"}}`: exactly this reply.
+    Raw(Raw),
+}
+
+/// A reply as it goes out. In JSON the body is `"body":"text"` or `"base64":"…"`; `status` is 200 and `headers` are none where
+/// they are left out: `{"status":200,"headers":{"content-type":"text/html"},"body":"…"}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw {
+    /// From 200 to 599.
+    pub status: u16,
+    /// Header lines; `content-type` is `application/json` where it is not named.
+    pub headers: BTreeMap<String, String>,
+    /// The bytes.
+    pub body: Vec<u8>,
+}
+
+impl Raw {
+    /// HTTP 200 with this body.
+    #[must_use]
+    pub fn body(body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status: 200,
+            headers: BTreeMap::new(),
+            body: body.into(),
+        }
+    }
+
+    /// Another status.
+    #[must_use]
+    pub fn status(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
+    /// One more header line.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name.to_owned(), value.to_owned());
+        self
+    }
 }
 
 impl Fault {
@@ -56,6 +99,7 @@ impl Fault {
             Self::Huge => "huge".to_owned(),
             Self::Truncated => "truncated".to_owned(),
             Self::Echo(code) => format!("echo_{code}"),
+            Self::Raw(_) => "raw".to_owned(),
         }
     }
 }
@@ -296,14 +340,76 @@ fn always() -> f64 {
 #[derive(Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "a fault is {\"code\":N,\"info\":\"…\"}, {\"http_status\":N}, {\"echo\":N} or one of \"reset\", \
+    expecting = "a fault is {\"code\":N,\"info\":\"…\"}, {\"http_status\":N}, {\"echo\":N}, {\"raw\":{\"body\":\"…\"}} or one of \"reset\", \
                  \"close\", \"hang\", \"garbage\", \"huge\", \"truncated\""
 )]
 enum Wire {
     Code(WireCode),
     Http(WireHttp),
     Echo(WireEcho),
+    Raw(WireRawFault),
     Word(Word),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRawFault {
+    raw: WireRaw,
+}
+
+/// [`Raw`] as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireRaw {
+    #[serde(default = "ok")]
+    status: u16,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
+const fn ok() -> u16 {
+    200
+}
+
+impl TryFrom<WireRaw> for Raw {
+    type Error = &'static str;
+
+    fn try_from(wire: WireRaw) -> Result<Self, Self::Error> {
+        let body = match (wire.body, wire.base64) {
+            (Some(text), None) => text.into_bytes(),
+            (None, Some(base64)) => STANDARD
+                .decode(base64)
+                .map_err(|_| "base64 can't be read")?,
+            _ => return Err("a raw reply has either a body or base64"),
+        };
+        if !(200..=599).contains(&wire.status) {
+            return Err("status must be from 200 to 599");
+        }
+        Ok(Self {
+            status: wire.status,
+            headers: wire.headers,
+            body,
+        })
+    }
+}
+
+impl From<Raw> for WireRaw {
+    fn from(raw: Raw) -> Self {
+        let (body, base64) = match String::from_utf8(raw.body) {
+            Ok(text) => (Some(text), None),
+            Err(bytes) => (None, Some(STANDARD.encode(bytes.as_bytes()))),
+        };
+        Self {
+            status: raw.status,
+            headers: raw.headers,
+            body,
+            base64,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -351,6 +457,7 @@ impl TryFrom<Wire> for Fault {
             }
             Wire::Http(_) => return Err("http_status must be from 200 to 599"),
             Wire::Echo(WireEcho { echo }) => Self::Echo(echo),
+            Wire::Raw(WireRawFault { raw }) => Self::Raw(raw.try_into()?),
             Wire::Word(Word::Reset) => Self::Reset,
             Wire::Word(Word::Close) => Self::Close,
             Wire::Word(Word::Hang) => Self::Hang,
@@ -370,6 +477,7 @@ impl From<Fault> for Wire {
             }),
             Fault::HttpStatus(http_status) => Self::Http(WireHttp { http_status }),
             Fault::Echo(echo) => Self::Echo(WireEcho { echo }),
+            Fault::Raw(raw) => Self::Raw(WireRawFault { raw: raw.into() }),
             Fault::Reset => Self::Word(Word::Reset),
             Fault::Close => Self::Word(Word::Close),
             Fault::Hang => Self::Word(Word::Hang),
@@ -521,6 +629,18 @@ mod tests {
                 .probes(Probes::Only),
         );
         check(
+            r#"{"what":{"raw":{"body":"{}"}}}"#,
+            &Rule::new(Fault::Raw(Raw::body("{}"))),
+        );
+        check(
+            r#"{"what":{"raw":{"status":502,"headers":{"content-type":"text/html"},"base64":"/w=="}}}"#,
+            &Rule::new(Fault::Raw(
+                Raw::body(*b"\xff")
+                    .status(502)
+                    .header("content-type", "text/html"),
+            )),
+        );
+        check(
             r#"{"what":{"echo":-1},"times":2,"skip":1,"effect":"after","probability":0.5,"seed":7,"probes":false}"#,
             &Rule::new(Fault::Echo(-1))
                 .times(2)
@@ -540,6 +660,8 @@ mod tests {
         }
         check(r#"{"what":"explode"}"#, "a fault is");
         check(r#"{"what":{"http_status":99}}"#, "from 200 to 599");
+        check(r#"{"what":{"raw":{}}}"#, "either a body or base64");
+        check(r#"{"what":{"raw":{"base64":"?"}}}"#, "base64 can't be read");
         check(r#"{"what":"hang","probes":"all"}"#, "probes is");
         check(r#"{"what":"hang","time":1}"#, "unknown field `time`");
     }

@@ -37,7 +37,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use access::Credentials;
 pub use config::{Config, DEMO_SECRET_KEY, Latency, LatencyError};
 pub use counters::{CallRecord, Counters};
-pub use fault::{Effect, Fault, Probes, Rule, RuleState};
+pub use fault::{Effect, Fault, Probes, Raw, Rule, RuleState};
 pub use seed::{SeedError, SeedLineError};
 
 use seed::Seeder;

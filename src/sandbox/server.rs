@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::header::{ALLOW, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use futures_util::{StreamExt, stream};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -30,6 +30,7 @@ use super::call::Call;
 use super::config::Config;
 use super::control;
 use super::desk::{Answer, Desk, What};
+use super::fault::Raw;
 
 /// The only path of the API.
 const PATH: &str = "/v4/recentcontact/del_contact_group";
@@ -242,6 +243,7 @@ async fn respond_to_call(
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             return plain(status, "<html><body>injected by im-sandbox</body></html>\n");
         }
+        What::Raw(raw) => return exactly(raw),
         What::Garbage => {
             return body_of(
                 "application/json",
@@ -267,6 +269,18 @@ fn decide(call: &Call, shared: &Shared) -> Answer {
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
+    response
+}
+
+/// A header that can't be sent is left out.
+fn exactly(raw: Raw) -> Response<Body> {
+    let mut response = body_of("application/json", Body::from(raw.body));
+    *response.status_mut() = StatusCode::from_u16(raw.status).unwrap_or(StatusCode::OK);
+    for (name, value) in raw.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
     response
 }
 

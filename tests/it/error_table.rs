@@ -1,10 +1,21 @@
 //! Every row of the error table on the real broker: disposition, headers, metric.
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
 
+use convgroup_deleter::chat::client::{ChatClient, Connection};
+use convgroup_deleter::chat::connects::Hears;
+use convgroup_deleter::chat::endpoint::Endpoint;
+use convgroup_deleter::chat::signer::Signer;
+use convgroup_deleter::config::{Im, SecretSource};
 use convgroup_deleter::domain::code::{Class, CodeTable, PANIC};
-use convgroup_deleter::sandbox::{Fault, Probes, Rule};
+use convgroup_deleter::domain::reply::Reply;
+use convgroup_deleter::sandbox::{Fault, Probes, Raw, Rule};
+use secrecy::SecretString;
 
 use crate::harness::PATIENCE;
+use crate::harness::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
 use crate::world::{World, answered, event, eventually_settled, settled};
 
 /// The codes of a class, as the sandbox is to answer them.
@@ -419,6 +430,181 @@ async fn each_answer_is_told_by_its_own_code() {
             "the API's own text and nothing else"
         );
     }
+    world.nothing_is_left(&daemon).await;
+}
+
+/// A client of this world's API.
+fn client(world: &World) -> ChatClient {
+    let im = Im {
+        endpoint: Endpoint::from_base_url(&world.sandbox.base_url()).unwrap(),
+        sdk_app_id: SDK_APP_ID.parse().unwrap(),
+        identifier: IDENTIFIER.to_owned(),
+        secret: SecretSource::Value(SecretString::from(SECRET_KEY)),
+        timeout: Duration::from_secs(5),
+    };
+    let signer = Signer::new(&im, None).unwrap();
+    ChatClient::new(&im, signer, 1, &(Arc::new(|_| {}) as Hears)).unwrap()
+}
+
+/// A reply, what is odd about it, and the label of its row.
+type Odd = (&'static str, Raw, &'static str);
+
+fn failed() -> Raw {
+    Raw::body(r#"{"ErrorCode":51011}"#)
+}
+
+fn long(code: u32) -> Raw {
+    let text = "x".repeat(200_000);
+    Raw::body(format!(r#"{{"ErrorCode":{code},"ErrorInfo":"{text}"}}"#))
+}
+
+/// The API says no, oddly.
+fn failures() -> Vec<Odd> {
+    let info = |bytes: &[u8]| {
+        let before = br#"{"ActionStatus":"FAIL","ErrorCode":51011,"ErrorInfo":""#;
+        Raw::body([before, bytes, b"\"}"].concat())
+    };
+    vec![
+        ("plain", info(b"too long"), "51011"),
+        ("cut inside a character", info(b"\xe7\xbe"), "51011"),
+        ("GBK", info(b"\xc8\xba\xd7\xe9"), "51011"),
+        (
+            "GBK as it says",
+            info(b"\xc4\x5c").header("content-type", "application/json; charset=gbk"),
+            "51011",
+        ),
+        ("half a surrogate pair", info(br"\ud83d"), "51011"),
+        ("an escape cut short", info(br"\u4f"), "51011"),
+        ("a line break", info(b"a\nb"), "51011"),
+        (
+            "a number for a text",
+            Raw::body(r#"{"ErrorCode":51011,"ErrorInfo":7}"#),
+            "51011",
+        ),
+        (
+            "a byte order mark",
+            Raw::body("\u{feff}{\"ErrorCode\":51011}"),
+            "51011",
+        ),
+        (
+            "NUL behind it",
+            Raw::body("{\"ErrorCode\":51011}\0"),
+            "51011",
+        ),
+        (
+            "more behind it",
+            Raw::body("{\"ErrorCode\":51011}<!-- -->"),
+            "51011",
+        ),
+        (
+            "code in quotes",
+            Raw::body(r#"{"ErrorCode":"51011"}"#),
+            "51011",
+        ),
+        (
+            "code with a fraction of nothing",
+            Raw::body(r#"{"ErrorCode":51011.0}"#),
+            "51011",
+        ),
+        ("longer than is read", long(51011), "51011"),
+        (
+            "another content type",
+            failed().header("content-type", "text/html"),
+            "51011",
+        ),
+    ]
+}
+
+/// What is no answer, and what comes under another status.
+fn no_answers() -> Vec<Odd> {
+    // What gzip makes of `failed`.
+    let gzip = {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&failed().body).unwrap();
+        gzip.finish().unwrap()
+    };
+    vec![
+        ("success longer than is read", long(0), "bad_body"),
+        (
+            "success that is denied",
+            Raw::body(r#"{"ActionStatus":"FAIL","ErrorCode":0}"#),
+            "bad_body",
+        ),
+        (
+            "success with more behind it",
+            Raw::body(r#"{"ErrorCode":0}{}"#),
+            "bad_body",
+        ),
+        (
+            "two codes",
+            Raw::body(r#"{"ErrorCode":0,"ErrorCode":51011}"#),
+            "bad_body",
+        ),
+        ("no code", Raw::body("{}"), "bad_body"),
+        (
+            "compressed",
+            Raw::body(gzip).header("content-encoding", "gzip"),
+            "bad_body",
+        ),
+        // The status decides first: it may be a gateway's.
+        ("a code under HTTP 502", failed().status(502), "http_5xx"),
+        ("a code under HTTP 403", failed().status(403), "http_4xx"),
+        ("a code under HTTP 201", failed().status(201), "bad_body"),
+    ]
+}
+
+/// Replies as they come over the wire: the class follows from the `ErrorCode`, and nothing beside it may hide it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_code_decides_whatever_stands_beside_it() {
+    let world = World::new().await;
+    let client = client(&world);
+    let table = CodeTable::new(&BTreeMap::new());
+    for (what, raw, label) in failures().into_iter().chain(no_answers()) {
+        world.sandbox.clear_faults();
+        world.sandbox.add_fault(Rule::new(Fault::Raw(raw)));
+        let call = client.delete("user15", "a", Connection::Pooled).await;
+        let verdict = table.classify(call.reply.clone());
+        assert_eq!(verdict.row.label, label, "{what}: {:?}", call.reply);
+    }
+    let denied = r#"{"ActionStatus":"FAIL","ErrorCode":0}"#;
+    world.sandbox.clear_faults();
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::Raw(Raw::body(denied))));
+    let call = client.delete("user15", "a", Connection::Pooled).await;
+    assert_eq!(
+        call.reply,
+        Reply::BadBody("ErrorCode 0 beside an ActionStatus other than OK")
+    );
+}
+
+/// The same through the daemon: dead-lettered at once, its text as far as it can be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_no_utf8_is_rejected_at_once() {
+    let world = World::new().await;
+    world.user("user15", &["a"]);
+    let body = b"{\"ErrorCode\":51011,\"ErrorInfo\":\"name \xe7\xbe\"}";
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::Raw(Raw::body(*body))).group("a"));
+    let daemon = world.daemon().await;
+    world.publish("user15", &["a"]).await;
+    eventually_settled(&daemon, "dead_lettered", 1).await;
+    let [message] = &world.dead(1).await[..] else {
+        panic!("one message is dead-lettered");
+    };
+    assert_eq!(
+        message.header_text("convgroup-cause").as_deref(),
+        Some("rejected")
+    );
+    assert_eq!(
+        message.header_text("convgroup-code").as_deref(),
+        Some("51011")
+    );
+    assert_eq!(
+        message.header_text("convgroup-info").as_deref(),
+        Some("name \u{fffd}")
+    );
     world.nothing_is_left(&daemon).await;
 }
 

@@ -587,7 +587,7 @@ fn an_answer() -> impl Strategy<Value = Answer> {
             Reply::HttpStatus(502),
             Reply::Timeout,
             Reply::Reset,
-            Reply::BadBody,
+            Reply::BadBody("no JSON"),
         ])
     };
     let other = [51011, 50001, 60007, 70001, 70009, 60020, 60002, 99999].map(code);

@@ -2,9 +2,11 @@
 //! meanwhile, and is found again without anybody's help.
 use convgroup_deleter::sandbox::{Credentials, Fault, Latency, Probes, Rule};
 use secrecy::SecretString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::harness::daemon::SECRET_KEY;
-use crate::harness::{Daemon, Message, Metrics, PATIENCE, eventually};
+use crate::harness::{Daemon, Message, Metrics, PATIENCE, eventually, free_port};
 use crate::world::{World, event, eventually_settled, seconds, settled};
 
 /// Events that wait in the queue while the API is away.
@@ -485,4 +487,124 @@ async fn an_api_that_breaks_under_load_sees_few_calls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_answers_oddly_under_load_sees_few_calls() {
     turns_bad_under_load(Fault::code(99999)).await;
+}
+
+/// What a proxy's credentials hold, and nothing else does.
+const PROXY_PASSWORD: &str = "tell7ale-proxy-password";
+
+/// A proxy that answers every request with this, and connects to nobody.
+async fn refusing_proxy(answer: &'static [u8]) -> std::net::SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let _ = client.read(&mut request).await;
+                let _ = client.write_all(answer).await;
+                let _ = client.shutdown().await;
+            });
+        }
+    });
+    addr
+}
+
+/// A proxy that can't be used is named, in the log, in `/readyz` and by `check`; its credentials never are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_proxy_is_named() {
+    let gone = free_port();
+    let wants_more = refusing_proxy(b"HTTP/1.1 407 no\r\ncontent-length: 0\r\n\r\n").await;
+    let refuses = refusing_proxy(b"HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n").await;
+    for (variable, base_url, at, word) in [
+        ("HTTP_PROXY", None, format!("127.0.0.1:{gone}"), "refused"),
+        (
+            "HTTPS_PROXY",
+            Some("https://api.invalid"),
+            format!("127.0.0.1:{gone}"),
+            "refused",
+        ),
+        (
+            "ALL_PROXY",
+            Some("https://api.invalid"),
+            wants_more.to_string(),
+            "wants a user and a password",
+        ),
+        (
+            "https_proxy",
+            Some("https://api.invalid"),
+            refuses.to_string(),
+            "does not connect to the API",
+        ),
+    ] {
+        let mut world = World::new()
+            .await
+            .set(variable, format!("http://user:{PROXY_PASSWORD}@{at}"))
+            .set("CONVGROUP_LOG__LEVEL", "trace")
+            .set("CONVGROUP_SUSPEND__WINDOW", 1);
+        if let Some(base_url) = base_url {
+            world = world.set("CONVGROUP_IM__BASE_URL", base_url);
+        }
+        let named = format!("through the proxy {at} ({variable})");
+        let (exit, output) = world.tool(&["check"]).await;
+        assert_eq!(exit, 69, "{output}");
+        assert!(output.contains(&named) && output.contains(word), "{output}");
+        let mut daemon = world.daemon().await;
+        world.publish("user15", &["a"]).await;
+        let said = daemon.eventually_status("/readyz", 503, PATIENCE).await;
+        assert!(said.contains(&named) && said.contains(word), "{said}");
+        daemon.signal("TERM");
+        daemon.exits_with(0, PATIENCE).await;
+        let told = output + &said + &daemon.output();
+        assert!(
+            told.contains("calls to the API go through a proxy"),
+            "{told}"
+        );
+        assert!(!told.contains(PROXY_PASSWORD), "{told}");
+    }
+}
+
+/// Calls go through the proxy that the environment names, and directly to hosts that `NO_PROXY` names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_used_unless_the_host_is_excepted() {
+    let world = World::new().await;
+    // The sandbox takes a proxy's requests as its own.
+    let sandbox = world.sandbox.base_url();
+    let through = world
+        .tool_config(&["check"])
+        .set("HTTP_PROXY", &sandbox)
+        .set("CONVGROUP_IM__BASE_URL", "http://api.invalid");
+    let (exit, output) = through.clone().spawn().finished(PATIENCE).await;
+    assert_eq!(exit, 0, "{output}");
+    assert!(
+        output.contains("http://api.invalid through the proxy 127.0.0.1:"),
+        "{output}"
+    );
+    let excepted = through.set("NO_PROXY", "other.invalid, .invalid");
+    let (exit, output) = excepted.spawn().finished(PATIENCE).await;
+    assert_eq!(exit, 69, "{output}");
+    assert!(output.contains("name not resolved"), "{output}");
+    assert!(!output.contains("proxy"), "{output}");
+}
+
+/// A variable that names no proxy is a mistake in the configuration, named by the variable and not repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_for_a_proxy_is_a_configuration_mistake() {
+    let world = World::new().await;
+    for value in [
+        format!("http://user:{PROXY_PASSWORD}@"),
+        format!("socks5://user:{PROXY_PASSWORD}@127.0.0.1:1080"),
+        format!("{PROXY_PASSWORD} {PROXY_PASSWORD}"),
+    ] {
+        let config = world.config.clone().set("HTTP_PROXY", &value);
+        for args in [&["run"][..], &["check"]] {
+            let (exit, output) = config.clone().args(args).spawn().finished(PATIENCE).await;
+            assert_eq!(exit, 78, "{output}");
+            assert!(output.contains("environment HTTP_PROXY: "), "{output}");
+            assert!(!output.contains(PROXY_PASSWORD), "{output}");
+        }
+        // It is nobody's business where it is not used.
+        let unused = config.set("NO_PROXY", "127.0.0.1").args(&["check"]);
+        let (exit, output) = unused.spawn().finished(PATIENCE).await;
+        assert_eq!(exit, 0, "{output}");
+    }
 }
