@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 
+use crate::text;
+
 /// What a PEM file of certificates has to hold.
 pub const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 /// What a PEM file of a key has to hold: `PRIVATE KEY`, `RSA PRIVATE KEY`, `EC PRIVATE KEY`.
@@ -58,8 +60,9 @@ pub fn pem(path: &Path, wanted: &str) -> Result<String, String> {
     if is_pem(&path.to_string_lossy()) {
         return Err("is PEM itself; put it into a file and name that".to_owned());
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|err| format!("the file {} can't be read: {err}", path.display()))?;
+    // A byte order mark would hide the first block from the parser.
+    let text = text::from_file(path)
+        .map_err(|problem| format!("the file {} {problem}", path.display()))?;
     if text.contains(wanted) {
         Ok(text)
     } else {

@@ -167,9 +167,16 @@ async fn ready(url: &str) -> Result<Exit, Failure> {
     let usage = |err: reqwest::Error| {
         Failure::new(
             Exit::Usage,
-            anyhow!(err).context("--ready wants a url like http://127.0.0.1:9464/readyz"),
+            anyhow!(err.without_url())
+                .context("--ready wants a url like http://127.0.0.1:9464/readyz"),
         )
     };
+    if url.contains('@') {
+        return Err(Failure::new(
+            Exit::Usage,
+            anyhow!("--ready wants a url without credentials, like http://127.0.0.1:9464/readyz"),
+        ));
+    }
     let client = reqwest::Client::builder()
         .timeout(READY_TIMEOUT)
         .no_proxy()

@@ -20,23 +20,27 @@ pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure>
     match &args.code {
         None if args.markdown => say(&markdown(&codes))?,
         None => say(&table(&codes))?,
-        Some(code) if !codes.lists(code) && code.parse::<i64>().is_err() => {
-            let known: Vec<&str> = codes
-                .rows()
-                .map(|row| &*row.code)
-                .filter(|code| code.parse::<i64>().is_err())
-                .collect();
-            return Err(Failure::new(
-                Exit::Usage,
-                anyhow::anyhow!(
-                    "`{code}` is no code: give a number, or one of {}",
-                    known.join(" ")
-                ),
-            ));
-        }
-        Some(code) => say(&one(&codes, &codes.explain(code)))?,
+        Some(code) => match codes.spelling(code) {
+            Some(code) => say(&one(&codes, &codes.explain(&code)))?,
+            None => return Err(no_code(&codes, code)),
+        },
     }
     Ok(Exit::Done)
+}
+
+fn no_code(codes: &CodeTable, code: &str) -> Failure {
+    let known: Vec<&str> = codes
+        .rows()
+        .map(|row| &*row.code)
+        .filter(|code| code.parse::<i64>().is_err())
+        .collect();
+    Failure::new(
+        Exit::Usage,
+        anyhow::anyhow!(
+            "`{code}` is no code: give a number, or one of {}",
+            known.join(" ")
+        ),
+    )
 }
 
 fn one(codes: &CodeTable, row: &Row) -> String {

@@ -41,7 +41,7 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
     let amqp = settings.amqp()?;
     let events = events(&args)?;
     let feed = Feed::open(&amqp).await?;
-    let bar = progress(events.len(), "confirmed, {per_sec}");
+    let bar = progress(events.len(), "confirmed, {rate}");
     let started = Instant::now();
     let published = feed
         .publish_all(&events, |confirmed| bar.set_position(confirmed as u64))

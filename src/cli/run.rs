@@ -19,6 +19,8 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
     let listener = Admin::bind(listen).await.with_context(|| {
         format!("http.listen = {listen} can't be bound; is another instance running? choose another address or stop it")
     })?;
+    // The port that was bound, where the configuration has 0.
+    let listen = listener.local_addr()?;
     for (key, value, source) in settings.resolved() {
         tracing::debug!(key, value, source = %source, "configured");
     }
@@ -41,6 +43,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         api: config.im.endpoint.authority().to_owned(),
         sdk_app_id: config.im.sdk_app_id,
         nodes: config.amqp.nodes.iter().map(ToString::to_string).collect(),
+        listen,
     };
     let admin = Admin::new(
         Arc::clone(&metrics),
