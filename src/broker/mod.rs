@@ -15,6 +15,8 @@ pub mod letter;
 pub mod letters;
 pub mod life;
 pub mod publisher;
+pub mod rehearsal;
+pub mod rights;
 pub mod session;
 pub mod settle;
 pub mod successor;

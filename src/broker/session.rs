@@ -13,6 +13,8 @@ use super::connect::connect;
 use super::delivery::Delivery;
 use super::life::Life;
 use super::publisher::Publisher;
+use super::rehearsal::unreadable;
+use super::rights::Remedy;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch};
 use crate::config::Amqp;
 use crate::metrics::Metrics;
@@ -29,6 +31,7 @@ pub struct Session {
     publish: Connection,
     channel: Channel,
     queue: String,
+    remedy: Remedy,
     /// Publishes successors on the second connection.
     pub publisher: Publisher,
     life: Arc<Life>,
@@ -41,6 +44,17 @@ impl Session {
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
     pub async fn open(
+        address: &BrokerAddress,
+        amqp: &Amqp,
+        prefetch: u16,
+        ask: bool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, BrokerError> {
+        let opened = Self::try_open(address, amqp, prefetch, ask, metrics).await;
+        opened.map_err(|err| Remedy::of_daemon(address, amqp).added_to(err))
+    }
+
+    async fn try_open(
         address: &BrokerAddress,
         amqp: &Amqp,
         prefetch: u16,
@@ -64,6 +78,7 @@ impl Session {
             publish,
             channel,
             queue: amqp.topology.main.name.clone(),
+            remedy: Remedy::of_daemon(address, amqp),
             publisher,
             life,
         };
@@ -108,7 +123,7 @@ impl Session {
     /// Starts to consume the main queue.
     ///
     /// # Errors
-    /// The broker refused or did not answer.
+    /// The broker did not answer, or refused: then with the right that is missing and the line that grants it.
     pub async fn consume(&self) -> Result<Deliveries<'_>, BrokerError> {
         let tag = format!("convgroup-{}", std::process::id());
         let options = BasicConsumeOptions::default();
@@ -118,7 +133,9 @@ impl Session {
             options,
             FieldTable::default(),
         );
-        let consumer = bounded("starting to consume", consumer).await?;
+        let consumer = bounded("starting to consume", consumer)
+            .await
+            .map_err(|err| self.remedy.added_to(unreadable(err, &self.queue)))?;
         Ok(Deliveries {
             session: self,
             consumer,

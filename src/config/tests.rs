@@ -261,6 +261,19 @@ fn every_layer_is_trimmed() {
     assert_eq!(queue.1, "chat.delete");
 }
 
+/// The parser of PEM does not see a block behind a byte order mark: the CA would not be trusted, without a word.
+#[test]
+fn a_certificate_file_is_read_without_its_byte_order_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ca.pem");
+    let pem = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+    std::fs::write(&path, format!("\u{feff}{pem}")).unwrap();
+    let path = format!("{}\n", path.display());
+    let settings = Settings::load(None, env(&[("CONVGROUP_AMQP__TLS__CA_FILE", &path)]));
+    let loaded = settings.amqp().unwrap().tls.load().unwrap();
+    assert_eq!(loaded.cert_chain.as_deref(), Some(pem));
+}
+
 #[test]
 fn characters_that_cannot_be_seen_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
