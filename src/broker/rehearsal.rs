@@ -56,7 +56,7 @@ impl<'a> Rehearsal<'a> {
         })
     }
 
-    /// Whether the exchange may be declared, and the queue bound to it.
+    /// Whether an exchange that does not exist may be declared.
     ///
     /// # Errors
     /// Which right is missing.
@@ -78,11 +78,19 @@ impl<'a> Rehearsal<'a> {
         let asked = bounded("asking whether the exchange may be declared", declared).await;
         self.meaning(asked, |err| {
             declare::explained(err, &format!("exchange {exchange}"))
-        })?;
+        })
+    }
+
+    /// Whether the main queue may be bound to the exchange.
+    ///
+    /// # Errors
+    /// Which right is missing.
+    pub async fn may_bind(&self) -> Result<(), BrokerError> {
+        let topology = &self.amqp.topology;
+        let (exchange, main) = (topology.exchange.as_str(), topology.main.name.as_str());
         // Unbinding what is not bound takes the rights of binding, and does nothing.
         let key = format!("convgroup-nobody-{:016x}", rand::random::<u64>());
-        let channel = self::channel(&self.consume).await?;
-        let main = topology.main.name.as_str();
+        let channel = channel(&self.consume).await?;
         let unbound = channel.queue_unbind(
             main.into(),
             exchange.into(),

@@ -95,8 +95,13 @@ async fn exchange(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
     let standing = declare::compare_exchange(&rehearsal.consume, &amqp.topology, amqp.declare)
         .await
         .map_err(|err| refused(&err))?;
-    if amqp.declare && matches!(standing, Standing::Same | Standing::Missing) {
-        rehearsal.may_declare_exchange().await.map_err(failed)?;
+    if amqp.declare {
+        if matches!(standing, Standing::Missing) {
+            rehearsal.may_declare_exchange().await.map_err(failed)?;
+        }
+        if matches!(standing, Standing::Missing | Standing::Same) {
+            rehearsal.may_bind().await.map_err(failed)?;
+        }
     }
     let exchange = &amqp.topology.exchange;
     let binding = if amqp.declare {
