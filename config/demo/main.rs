@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use convgroup_deleter::quote;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use expected::Expected;
@@ -181,8 +182,8 @@ async fn foreground() -> anyhow::Result<ExitCode> {
     stage.introduce();
     println!(
         "\nPublish with:  . {}; {} publish --user user0001 group0\nStop with Ctrl-C.\n",
-        settings_file(&stage.config)?.display(),
-        built("convgroup-deleter")?.display()
+        word(&settings_file(&stage.config)?),
+        word(&built("convgroup-deleter")?)
     );
     let mut child = std::process::Command::new(built("convgroup-deleter")?);
     child.args(["run", "--config", SETTINGS]);
@@ -288,7 +289,7 @@ fn look_further(stage: &Stage) -> anyhow::Result<()> {
     );
     println!("\nThe tools, with its settings");
     let program = built("convgroup-deleter")?;
-    println!("  . {}", settings_file(&stage.config)?.display());
+    println!("  . {}", word(&settings_file(&stage.config)?));
     for command in [
         "dlq ls",
         "dlq show --code 51011 --limit 1",
@@ -296,9 +297,14 @@ fn look_further(stage: &Stage) -> anyhow::Result<()> {
         "check",
         "publish --user user0001 group0",
     ] {
-        println!("  {} {command}", program.display());
+        println!("  {} {command}", word(&program));
     }
     Ok(())
+}
+
+/// A path as one word of a shell's line.
+fn word(path: &Path) -> String {
+    quote::shell(&path.to_string_lossy())
 }
 
 /// Writes the daemon's settings beside its binary, for a shell to read.
@@ -306,9 +312,9 @@ fn settings_file(config: &DaemonConfig) -> anyhow::Result<PathBuf> {
     let file = built("convgroup-deleter")?.with_file_name("demo.env");
     let settings = std::path::absolute(SETTINGS)?;
     let exports = format!(
-        "{}export CONVGROUP_CONFIG='{}'\n",
+        "{}export CONVGROUP_CONFIG={}\n",
         config.exports(),
-        settings.display()
+        word(&settings)
     );
     std::fs::write(&file, exports)?;
     Ok(file)

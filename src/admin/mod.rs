@@ -44,6 +44,8 @@ pub struct Identity {
     pub sdk_app_id: u64,
     /// The nodes of the broker, their passwords hidden.
     pub nodes: Vec<String>,
+    /// Where this page is served, with the port that was bound.
+    pub listen: SocketAddr,
 }
 
 /// What the pages show.

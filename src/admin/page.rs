@@ -234,6 +234,7 @@ fn content(view: &View, mood: Mood) -> Markup {
                 (row("API", &view.identity.api))
                 (row("SDKAppID", &view.identity.sdk_app_id.to_string()))
                 (row("broker", &view.identity.nodes.join(", ")))
+                (row("listens on", &view.identity.listen.to_string()))
                 (row("last delivery", &ago(view.last_delivery)))
                 (row("connection that consumes", up(view.consume_is_up)))
                 (row("connection that publishes", &format!("{}{blocked}", up(view.publish_is_up))))
@@ -373,6 +374,7 @@ mod tests {
                 api: "console.tim.qq.com".to_owned(),
                 sdk_app_id: 1_400_000_000,
                 nodes: vec!["amqp://guest:***@127.0.0.1:5672/%2f".to_owned()],
+                listen: ([127, 0, 0, 1], 9464).into(),
             },
             last_delivery: Some(Duration::from_secs(3)),
             last_success: Some(Duration::from_secs(3)),

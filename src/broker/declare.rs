@@ -207,7 +207,7 @@ async fn close(channel: &Channel) {
     let _ = bounded("closing a channel", channel.close(200, "done".into())).await;
 }
 
-fn arguments(queue: &Queue) -> FieldTable {
+pub(super) fn arguments(queue: &Queue) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in &queue.arguments {
         let value = match value {
@@ -246,7 +246,7 @@ fn exchange_unseen(
 }
 
 /// Says at 3 a.m. what RabbitMQ's refusal means and what to do.
-fn explained(err: BrokerError, object: &str) -> BrokerError {
+pub(super) fn explained(err: BrokerError, object: &str) -> BrokerError {
     let BrokerError::Failed(_, reply) = &err else {
         return err;
     };

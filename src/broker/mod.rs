@@ -16,6 +16,8 @@ pub mod letters;
 pub mod life;
 pub mod publisher;
 pub mod refusal;
+pub mod rehearsal;
+pub mod rights;
 pub mod session;
 pub mod settle;
 pub mod successor;

@@ -360,7 +360,7 @@ pub async fn may_publish(connection: &Connection) -> Result<(), BrokerError> {
         Err(_) | Ok(Ok(_)) => Ok(()),
         Ok(Err(err)) if is_refused(&err.to_string()) => Err(BrokerError::Topology(format!(
             "this user may not write to the default exchange, through which copies reach the delay queues and the dead \
-                 letters; nothing is consumed without it. `convgroup-deleter topology print` has the line that grants it: {err}"
+                 letters; nothing is consumed without it: {err}"
         ))),
         Ok(Err(err)) => Err(BrokerError::Failed(WHAT, err.to_string())),
     }

@@ -14,6 +14,8 @@ use super::connect::connect;
 use super::delivery::Delivery;
 use super::life::Life;
 use super::publisher::Publisher;
+use super::rehearsal::unreadable;
+use super::rights::Remedy;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch};
 use crate::config::Amqp;
 use crate::metrics::{Metrics, ROLES};
@@ -32,6 +34,7 @@ pub struct Session {
     prefetch: u16,
     /// How many consumers there were: each has a tag of its own.
     consumers: AtomicU64,
+    remedy: Remedy,
     /// Publishes successors on the second connection.
     pub publisher: Publisher,
     life: Arc<Life>,
@@ -44,6 +47,17 @@ impl Session {
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
     pub async fn open(
+        address: &BrokerAddress,
+        amqp: &Amqp,
+        prefetch: u16,
+        ask: bool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, BrokerError> {
+        let opened = Self::try_open(address, amqp, prefetch, ask, metrics).await;
+        opened.map_err(|err| Remedy::of_daemon(address, amqp).added_to(err))
+    }
+
+    async fn try_open(
         address: &BrokerAddress,
         amqp: &Amqp,
         prefetch: u16,
@@ -72,6 +86,7 @@ impl Session {
             queue: amqp.topology.main.name.clone(),
             prefetch,
             consumers: AtomicU64::new(0),
+            remedy: Remedy::of_daemon(address, amqp),
             publisher,
             life,
         };
@@ -122,7 +137,7 @@ impl Session {
     /// channel that still has unsettled messages (rabbitmq-server issue 5927).
     ///
     /// # Errors
-    /// The broker refused or did not answer.
+    /// The broker did not answer, or refused: then with the right that is missing and the line that grants it.
     pub async fn consume(&self, in_hand: usize) -> Result<Deliveries<'_>, BrokerError> {
         let in_hand = u16::try_from(in_hand).unwrap_or(u16::MAX);
         let prefetch = self.prefetch.saturating_sub(in_hand).max(1);
@@ -137,7 +152,9 @@ impl Session {
             options,
             FieldTable::default(),
         );
-        let consumer = bounded("starting to consume", consumer).await?;
+        let consumer = bounded("starting to consume", consumer)
+            .await
+            .map_err(|err| self.remedy.added_to(unreadable(err, &self.queue)))?;
         Ok(Deliveries {
             session: self,
             consumer,

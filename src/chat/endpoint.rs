@@ -1,6 +1,8 @@
 //! Where the Chat API is.
 use url::Url;
 
+use crate::text::is_unseen;
+
 /// The data centres and their hosts (Tencent Cloud Chat, server API documentation).
 pub const REGIONS: [(&str, &str); 7] = [
     ("china", "console.tim.qq.com"),
@@ -30,12 +32,19 @@ impl Endpoint {
     /// What is wrong with the text, and what is wanted.
     pub fn from_base_url(text: &str) -> Result<Self, String> {
         const WANTED: &str = "wanted: https://HOST or http://HOST:PORT";
+        // What could be read in two ways holds a password: https://user:12/rest@host.
+        if text.contains(['@', '\\'])
+            || text
+                .chars()
+                .any(|char| char.is_whitespace() || is_unseen(char))
+        {
+            return Err(format!(
+                "holds credentials, white space or a `\\`; {WANTED}"
+            ));
+        }
         let url = Url::parse(text).map_err(|err| format!("is not a url ({err}); {WANTED}"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
             return Err(format!("is not an http address; {WANTED}"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(format!("holds credentials; {WANTED}"));
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(format!("holds a query or a fragment; {WANTED}"));
@@ -87,6 +96,12 @@ mod tests {
             "ftp://host",
             "host:80",
             "https://u:p@host",
+            "https://u@host",
+            "https://u:12/p@host",
+            "https://u:12\\p",
+            "https://ho\nst",
+            "https://host/a b",
+            "https://host/#a",
             "https://host/?a=b",
         ] {
             assert!(Endpoint::from_base_url(bad).is_err(), "{bad}");

@@ -37,6 +37,7 @@ pub fn sign(
         sdk_app_id,
         time_s: issued_at_s,
         expire_s: lifetime_s,
+        userbuf: None,
         sig: STANDARD.encode(keyed(secret_key, &text).finalize().into_bytes()),
     };
     encode(&claims)
@@ -75,6 +76,9 @@ pub struct Claims {
     /// How long it is valid, in seconds from `time_s`.
     #[serde(rename = "TLS.expire")]
     pub expire_s: u64,
+    /// Rights to enter a room, in standard base64, where the signer added some; they are signed with the rest.
+    #[serde(rename = "TLS.userbuf", skip_serializing_if = "Option::is_none")]
+    pub userbuf: Option<String>,
     /// The signature in standard base64.
     #[serde(rename = "TLS.sig")]
     pub sig: String,
@@ -90,12 +94,15 @@ impl Claims {
     /// Whether the signature was made with `secret_key`; compares in constant time.
     #[must_use]
     pub fn is_signed_with(&self, secret_key: &str) -> bool {
-        let text = string_to_sign(
+        let mut text = string_to_sign(
             self.sdk_app_id,
             &self.identifier,
             self.time_s,
             self.expire_s,
         );
+        if let Some(userbuf) = &self.userbuf {
+            text += &format!("TLS.userbuf:{userbuf}\n");
+        }
         STANDARD
             .decode(&self.sig)
             .is_ok_and(|sig| keyed(secret_key, &text).verify_slice(&sig).is_ok())
@@ -110,6 +117,7 @@ impl fmt::Debug for Claims {
             .field("sdk_app_id", &self.sdk_app_id)
             .field("time_s", &self.time_s)
             .field("expire_s", &self.expire_s)
+            .field("userbuf", &self.userbuf)
             .finish_non_exhaustive()
     }
 }
@@ -347,6 +355,29 @@ mod tests {
                 Err(VerifyError::Signature) => "sig_not_match",
             };
             assert_eq!(verdict, text(case, "expect"), "{case}");
+        }
+    }
+
+    /// The signature was derived by hand, as the official packages do with a userbuf:
+    /// `printf 'TLS.identifier:admin\nTLS.sdkappid:1400000000\nTLS.time:1700000000\nTLS.expire:86400\nTLS.userbuf:%s\n'
+    /// AAAFYWRtaW4= | openssl dgst -sha256 -hmac 'a key made up for tests' -binary | base64`.
+    #[test]
+    fn a_userbuf_is_signed_with_the_rest() {
+        const SIG: &str = "3e00PjGv+6AyZxUOzLh0TgAS0oReWuC3418QwHwiySg=";
+        let json = serde_json::json!({
+            "TLS.ver": "2.0", "TLS.identifier": "admin", "TLS.sdkappid": 1_400_000_000, "TLS.time": 1_700_000_000,
+            "TLS.expire": 86_400, "TLS.userbuf": "AAAFYWRtaW4=", "TLS.sig": SIG,
+        });
+        let packed = |json: &Value| zlib_base64(json.to_string().as_bytes());
+        let verified =
+            |json: &Value| verify(&packed(json), KEY, 1_400_000_000, "admin", 1_700_000_000);
+        let claims = verified(&json).unwrap();
+        assert_eq!(claims.userbuf.as_deref(), Some("AAAFYWRtaW4="));
+        assert_eq!(serde_json::to_value(claims).unwrap(), json);
+        for changed in [Value::from("AAAFYWRtaW5="), Value::Null] {
+            let mut json = json.clone();
+            json["TLS.userbuf"] = changed;
+            assert_eq!(verified(&json), Err(VerifyError::Signature));
         }
     }
 

@@ -7,15 +7,14 @@ use anyhow::{Context, anyhow};
 use super::topology::UNASKED;
 use super::{Exit, Failure, say};
 use crate::broker::BrokerError;
-use crate::broker::address::BrokerAddress;
-use crate::broker::connect::{Connection, connect_any};
 use crate::broker::declare::{self, Standing};
-use crate::broker::publisher::may_publish;
+use crate::broker::rehearsal::Rehearsal;
 use crate::chat::client::ChatClient;
 use crate::chat::connects::Hears;
 use crate::chat::probe::{Health, probe};
 use crate::chat::signer::Signer;
 use crate::config::{Amqp, Config, Settings};
+use crate::domain::topology::Queue;
 use crate::trust;
 
 /// How long `--ready` waits: less than the usual timeout of a container's health check.
@@ -44,13 +43,13 @@ pub(super) async fn check(settings: &Settings, args: Args) -> Result<Exit, Failu
     };
     line("config", &Ok("all values are valid".to_owned()))?;
     let amqp = &config.amqp;
-    let connected = connect_any(amqp, "check").await;
-    let broker = broker(&connected);
+    let rehearsal = Rehearsal::open(amqp).await;
+    let broker = broker(&rehearsal);
     line("broker", &broker)?;
-    let (exchange, queues) = match &connected {
-        Ok((connection, _)) => (
-            exchange(connection, amqp).await,
-            queues(connection, amqp).await,
+    let (exchange, queues) = match &rehearsal {
+        Ok(rehearsal) => (
+            exchange(rehearsal, amqp).await,
+            queues(rehearsal, amqp).await,
         ),
         Err(_) => (not_checked(), not_checked()),
     };
@@ -72,11 +71,17 @@ fn line(what: &str, finding: &Finding) -> Result<(), Failure> {
     }
 }
 
-fn broker(connected: &Result<(Connection, BrokerAddress), BrokerError>) -> Finding {
-    match connected {
-        Ok((_, address)) => Ok(format!("connected to {address}")),
-        Err(err) => Err((Exit::Unavailable, err.to_string())),
+fn broker(rehearsal: &Result<Rehearsal<'_>, BrokerError>) -> Finding {
+    match rehearsal {
+        Ok(rehearsal) => Ok(format!("connected to {}", rehearsal.address)),
+        Err(err) => Err(failed(err.clone())),
     }
+}
+
+/// The exit code of what the broker did not do, and why.
+fn failed(err: BrokerError) -> (Exit, String) {
+    let text = err.to_string();
+    (Failure::from(err).exit, text)
 }
 
 fn not_checked() -> Finding {
@@ -87,10 +92,18 @@ fn refused(err: &BrokerError) -> (Exit, String) {
     (Exit::Other, err.to_string())
 }
 
-async fn exchange(connection: &Connection, amqp: &Amqp) -> Finding {
-    let standing = declare::compare_exchange(connection, &amqp.topology, amqp.declare)
+async fn exchange(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
+    let standing = declare::compare_exchange(&rehearsal.consume, &amqp.topology, amqp.declare)
         .await
         .map_err(|err| refused(&err))?;
+    if amqp.declare {
+        if matches!(standing, Standing::Missing) {
+            rehearsal.may_declare_exchange().await.map_err(failed)?;
+        }
+        if matches!(standing, Standing::Missing | Standing::Same) {
+            rehearsal.may_bind().await.map_err(failed)?;
+        }
+    }
     let exchange = &amqp.topology.exchange;
     let binding = if amqp.declare {
         "the daemon makes it when it starts"
@@ -109,37 +122,41 @@ async fn exchange(connection: &Connection, amqp: &Amqp) -> Finding {
                 "{exchange} does not exist. Set amqp.declare = true, or have somebody with the rights declare it"
             ),
         )),
-        Standing::Differs(err) => Err(refused(&err)),
+        Standing::Differs(err) => Err(refused(&rehearsal.remedied(err))),
     }
 }
 
-async fn queues(connection: &Connection, amqp: &Amqp) -> Finding {
-    let found = queues_there(connection, amqp).await?;
+async fn queues(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
+    let found = queues_there(rehearsal, amqp).await?;
+    rehearsal.may_consume().await.map_err(failed)?;
     // Last: during an alarm the broker does not read this connection any more.
-    may_publish(connection).await.map_err(|err| {
-        let text = err.to_string();
-        (Failure::from(err).exit, text)
-    })?;
+    rehearsal.may_publish().await.map_err(failed)?;
     Ok(found)
 }
 
-async fn queues_there(connection: &Connection, amqp: &Amqp) -> Finding {
+async fn queues_there(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
+    let (connection, topology) = (&rehearsal.consume, &amqp.topology);
+    let mended = |err| refused(&rehearsal.remedied(err));
     if !amqp.declare {
-        declare::verify(connection, &amqp.topology)
+        declare::verify(connection, topology)
             .await
-            .map_err(|err| refused(&err))?;
+            .map_err(mended)?;
         return Ok("all there".to_owned());
     }
     let mut missing = Vec::new();
-    for (queue, standing) in declare::compare(connection, &amqp.topology, true)
+    let standings = declare::compare(connection, topology, true)
         .await
-        .map_err(|err| refused(&err))?
-    {
+        .map_err(mended)?;
+    for (queue, standing) in standings {
         match standing {
             Standing::Same | Standing::Unseen => {}
             Standing::Missing => missing.push(queue),
-            Standing::Differs(err) => return Err(refused(&err)),
+            Standing::Differs(err) => return Err(mended(err)),
         }
+    }
+    let is_missing = |queue: &&Queue| missing.contains(&queue.name.as_str());
+    for queue in topology.queues().filter(is_missing) {
+        rehearsal.may_declare(queue).await.map_err(failed)?;
     }
     if missing.is_empty() {
         return Ok("all there, with the arguments they need".to_owned());
@@ -171,6 +188,9 @@ async fn ready(url: &str) -> Result<Exit, Failure> {
             err.context("--ready wants a url like http://127.0.0.1:9464/readyz"),
         )
     };
+    if url.contains('@') {
+        return Err(wrong(anyhow!("it must not hold credentials")));
+    }
     let url = reqwest::Url::parse(url).map_err(|err| wrong(err.into()))?;
     // A machine without CAs can still be asked without TLS.
     let tls = if url.scheme() == "https" {

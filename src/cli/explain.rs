@@ -21,7 +21,7 @@ pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure>
     match &args.code {
         None if args.markdown => say(&markdown(&codes))?,
         None => say(&table(&codes))?,
-        Some(code) => match codes.explain(code) {
+        Some(code) => match codes.spelling(code).and_then(|code| codes.explain(&code)) {
             Some(row) => say(&one(&codes, &row))?,
             None => return Err(no_code(&codes, code)),
         },

@@ -11,6 +11,8 @@ mod run;
 mod topology;
 mod usersig;
 
+use std::ffi::OsString;
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::panic;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::runtime::Runtime;
 
 #[cfg(any(test, fuzzing))]
@@ -26,7 +28,7 @@ pub(crate) use dlq::{exported, shown};
 pub use exit::{Exit, Failure};
 
 use crate::config::Settings;
-use crate::{machine, telemetry};
+use crate::{machine, telemetry, text};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -168,11 +170,7 @@ fn deepen_stacks() {
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
-    let named = || {
-        std::env::var_os(CONFIG)
-            .filter(|file| !file.is_empty())
-            .map(PathBuf::from)
-    };
+    let named = || named_file(std::env::var_os(CONFIG)?);
     let file = cli.config.or_else(named);
     let settings = Settings::load(file.as_deref(), variables()?);
     match cli.command {
@@ -191,6 +189,17 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
 
 /// Names the configuration file; it is no key.
 const CONFIG: &str = "CONVGROUP_CONFIG";
+
+/// The file that the variable names: like every variable it is trimmed, and with nothing in it not set.
+fn named_file(name: OsString) -> Option<PathBuf> {
+    let name = match name.to_str() {
+        Some(text) => text::trimmed(text).into(),
+        None => name,
+    };
+    Some(name)
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from)
+}
 
 /// The environment. A variable of ours that is not UTF-8 is a mistake; others are nobody's business.
 fn variables() -> Result<Vec<(String, String)>, Failure> {
@@ -241,7 +250,15 @@ fn progress(total: usize, done: &str) -> ProgressBar {
     let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {done}, {{eta}} left");
     let style =
         ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = out.write_str(&rate(state.per_sec()));
+    });
     ProgressBar::with_draw_target(Some(total as u64), target).with_style(style)
+}
+
+/// A rate in whole things per second: `35,103/s`.
+fn rate(per_s: f64) -> String {
+    format!("{:.0}/s", HumanFloatCount(per_s))
 }
 
 #[cfg(test)]
@@ -249,6 +266,12 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn rates_have_no_fractions() {
+        let rates = [0.4, 9.6, 999.7, 35_102.760_8].map(rate);
+        assert_eq!(rates, ["0/s", "10/s", "1,000/s", "35,103/s"]);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -42,7 +42,7 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
     let amqp = settings.amqp()?;
     let events = events(&args)?;
     let mut feed = Feed::open(&amqp).await?;
-    let bar = progress(events.len(), "confirmed, {per_sec}");
+    let bar = progress(events.len(), "confirmed, {rate}");
     let started = Instant::now();
     let published = feed
         .publish_all(&events, |done| bar.set_position(done as u64))

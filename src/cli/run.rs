@@ -35,6 +35,8 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
     let listener = Admin::bind(listen)
         .await
         .map_err(|err| unbound(listen, err))?;
+    // The port that was bound, where the configuration has 0.
+    let listen = listener.local_addr()?;
     for (key, value, source) in settings.resolved() {
         tracing::debug!(key, value, source = %source, "configured");
     }
@@ -56,6 +58,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         api: config.im.endpoint.authority().to_owned(),
         sdk_app_id: config.im.sdk_app_id,
         nodes: config.amqp.nodes.iter().map(ToString::to_string).collect(),
+        listen,
     };
     let admin = Admin::new(
         Arc::clone(&metrics),
@@ -67,7 +70,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
     let daemon = Daemon::new(config, metrics, status)
         .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
     let admin = tokio::spawn(admin.serve(listener));
-    let ended = daemon.run(stop).await;
+    let ended = Box::pin(daemon.run(stop)).await;
     admin.abort();
     match ended {
         Ended::Clean => {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use super::{Exit, Failure, say};
 use crate::broker::connect::connect_any;
 use crate::broker::declare::{self, Standing};
+use crate::broker::rights::{Remedy, Rights};
 use crate::config::{Amqp, Settings};
 use crate::domain::topology::{ROUTING_KEY, Topology};
 
@@ -34,7 +35,7 @@ enum Command {
 pub(super) async fn topology(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let amqp = settings.amqp()?;
     match args.command {
-        Command::Print => say(&printed(&amqp.topology)).map(|()| Exit::Done),
+        Command::Print => say(&printed(&amqp)).map(|()| Exit::Done),
         Command::Apply => apply(&amqp).await,
         Command::Verify => verify(&amqp).await,
     }
@@ -42,7 +43,9 @@ pub(super) async fn topology(settings: &Settings, args: Args) -> Result<Exit, Fa
 
 async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
     let (connection, address) = connect_any(amqp, "topology").await?;
-    declare::declare(&connection, &amqp.topology).await?;
+    declare::declare(&connection, &amqp.topology)
+        .await
+        .map_err(|err| Remedy::of_deployer(&address, amqp).added_to(err))?;
     say(&format!(
         "applied at {address}: exchange {}\n",
         amqp.topology.exchange
@@ -83,7 +86,8 @@ fn verified(object: &str, standing: &Standing, compared: bool) -> String {
     }
 }
 
-fn printed(topology: &Topology) -> String {
+fn printed(amqp: &Amqp) -> String {
+    let topology = &amqp.topology;
     let mut text = format!("exchange {} (direct, durable)\n", topology.exchange);
     for queue in topology.queues() {
         let _ = writeln!(text, "queue {} (durable)", queue.name);
@@ -97,26 +101,17 @@ fn printed(topology: &Topology) -> String {
         "binding {} --{ROUTING_KEY}--> {main}",
         topology.exchange
     );
-    text + &rights(topology)
+    text + &rights(topology, amqp.nodes[0].vhost())
 }
 
-/// The least rights: the daemon publishes copies through the default exchange and reads its main queue. Since 4.2.6 RabbitMQ
-/// wants a right, any, on a queue that is only looked at (rabbitmq-server 16085 and 16272): the one to write is harmless.
-fn rights(topology: &Topology) -> String {
-    let main = escaped(&topology.main.name);
-    let exchange = escaped(&topology.exchange);
+/// The lines that grant the least rights, for the vhost of the first node.
+fn rights(topology: &Topology, vhost: &str) -> String {
+    let daemon = Rights::of_daemon(topology, false).line(vhost, "daemon");
+    let publisher = Rights::of_publisher(topology).line(vhost, "publisher");
+    let deployer = Rights::of_deployer(topology).line(vhost, "deployer");
     format!(
-        "\nleast rights of a daemon with amqp.declare = false (user `daemon`, in the vhost of amqp.url):\n  \
-         rabbitmqctl set_permissions -p VHOST daemon '^$' '^(amq\\.default|{main}\\..*)$' '^{main}$'\n\
-         of a publisher:\n  \
-         rabbitmqctl set_permissions -p VHOST publisher '^$' '^{exchange}$' '^$'\n\
-         of a daemon that declares, and of whoever applies the topology:\n  \
-         rabbitmqctl set_permissions -p VHOST deployer '^({exchange}|{main}(\\..*)?)$' '^({exchange}|{main}(\\..*)?|amq\\.default)$' \
-         '^({exchange}|{main}(\\..*)?)$'\n"
+        "\nleast rights of a daemon with amqp.declare = false (user `daemon`, in the vhost of amqp.url):\n  {daemon}\n\
+         of a publisher:\n  {publisher}\n\
+         of a daemon that declares, and of whoever applies the topology:\n  {deployer}\n"
     )
-}
-
-/// A name as a regular expression that matches it alone.
-fn escaped(name: &str) -> String {
-    name.replace('.', "\\.")
 }

@@ -87,6 +87,10 @@ fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
     let claims = decode(text)
         .map_err(|err| Failure::new(Exit::Other, anyhow!("this is no UserSig: {err}")))?;
     let at = |seconds: u64| moment(seconds).unwrap_or_else(|| seconds.to_string());
+    let userbuf = claims
+        .userbuf
+        .as_ref()
+        .map_or("", |_| "userbuf     there, and signed with the rest\n");
     let expired = now_s > claims.valid_until_s();
     let (checked, good) = match settings.im() {
         Err(_) => (
@@ -110,7 +114,7 @@ fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
         }
     };
     say(&format!(
-        "version     {}\nidentifier  {}\nsdk_app_id  {}\nsigned      {}\nexpires     {}\nin time     {}\n{checked}",
+        "version     {}\nidentifier  {}\nsdk_app_id  {}\nsigned      {}\nexpires     {}\nin time     {}\n{userbuf}{checked}",
         claims.ver,
         claims.identifier,
         claims.sdk_app_id,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
+use crate::text;
+
 /// Prefix of the environment variables that set keys.
 pub(super) const ENV_PREFIX: &str = "CONVGROUP_";
 
@@ -65,12 +67,17 @@ impl Text {
         }
     }
 
+    /// The same without white space and byte order marks around each text.
+    pub(super) fn trimmed(self) -> Self {
+        let trimmed = |text: String| text::trimmed(&text).to_owned();
+        match self {
+            Self::One(text) => Self::One(trimmed(text)),
+            Self::Many(texts) => Self::Many(texts.into_iter().map(trimmed).collect()),
+        }
+    }
+
     /// The texts as they were written, those that are `hidden` replaced.
     pub(super) fn all_but(&self, hidden: impl Fn(&str) -> bool, replacement: &str) -> Vec<String> {
-        let texts = match self {
-            Self::One(text) => std::slice::from_ref(text),
-            Self::Many(texts) => texts.as_slice(),
-        };
         let shown = |text: &String| {
             if hidden(text) {
                 replacement.to_owned()
@@ -78,7 +85,15 @@ impl Text {
                 text.clone()
             }
         };
-        texts.iter().map(shown).collect()
+        self.as_written().iter().map(shown).collect()
+    }
+
+    /// The texts, no scalar split.
+    pub(super) fn as_written(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts.as_slice(),
+        }
     }
 }
 
@@ -175,10 +190,10 @@ fn scalar(value: &DeValue<'_>) -> String {
 /// One [`Mistake`] for a file that can't be read or is no TOML.
 pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
     let name: Arc<str> = path.display().to_string().into();
-    let text = std::fs::read_to_string(path).map_err(|err| Mistake {
+    let text = text::from_file(path).map_err(|problem| Mistake {
         key: String::new(),
         source: Source::File(Arc::clone(&name)),
-        problem: format!("can't be read: {err}"),
+        problem,
     })?;
     from_toml(&text, |line| Source::Line {
         path: Arc::clone(&name),
@@ -186,13 +201,14 @@ pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
     })
 }
 
-/// Collects the `CONVGROUP_…` variables. Others are not looked at, nor those that Kubernetes sets for a Service whose name
-/// begins with `convgroup` (`CONVGROUP_DELETER_SERVICE_HOST`, `CONVGROUP_DELETER_PORT_9464_TCP` …).
+/// Collects the `CONVGROUP_…` variables. One with nothing in it is not set: charts and compose files pass such for values that
+/// nobody gave. Others are not looked at, nor those that Kubernetes sets for a Service whose name begins with `convgroup`
+/// (`CONVGROUP_DELETER_SERVICE_HOST`, `CONVGROUP_DELETER_PORT_9464_TCP` …).
 pub(super) fn from_env(env: impl IntoIterator<Item = (String, String)>) -> Values {
     let of_kubernetes =
         |name: &str| !name.contains("__") && (name.contains("_SERVICE_") || name.contains("_PORT"));
     env.into_iter()
-        .filter(|(name, _)| !of_kubernetes(name))
+        .filter(|(name, value)| !of_kubernetes(name) && !text::trimmed(value).is_empty())
         .filter_map(|(name, value)| {
             let key = name
                 .strip_prefix(ENV_PREFIX)?

@@ -22,6 +22,7 @@ use crate::chat::endpoint::{Endpoint, REGIONS};
 use crate::domain::attempt::FAILURES_MAX;
 use crate::domain::code::{Class, CodeTable};
 use crate::domain::topology::{Topology, delay_label};
+use crate::text;
 
 /// The embedded defaults.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
@@ -63,6 +64,8 @@ const OVERRIDES: &str = "policy.overrides.";
 
 /// Longest queue or exchange name, in bytes. AMQP allows 255; the delay queues append to it.
 const NAME_BYTES_MAX: usize = 200;
+/// What is wrong with an address in the place of a name.
+const NO_NAME: &str = "is an address; a name is needed";
 /// Bound of `retry.tiers`: each tier is a queue.
 const TIERS: RangeInclusive<usize> = 1..=10;
 
@@ -108,10 +111,10 @@ pub enum SecretSource {
 }
 
 impl SecretSource {
-    /// The key itself, white space around it removed.
+    /// The key itself, white space and a byte order mark around it removed.
     ///
     /// # Errors
-    /// A file that can't be read or is empty; the text says which and why, never what is in it. What can only be the key, put in
+    /// A file that can't be read, is empty or holds more than a key; the text says which and why, never what is in it. What can only be the key, put in
     /// the place of its file, is not repeated.
     pub fn load(&self) -> Result<SecretString, String> {
         match self {
@@ -119,14 +122,12 @@ impl SecretSource {
             Self::File(path) if is_no_path(path) => {
                 Err("is no file; was the key itself put here?".to_owned())
             }
-            Self::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|err| format!("the file {} can't be read: {err}", path.display()))?;
-                match text.trim() {
-                    "" => Err(format!("the file {} is empty", path.display())),
+            Self::File(path) => text::from_file(path)
+                .and_then(|text| match text::clean(&text)? {
+                    "" => Err("is empty".to_owned()),
                     key => Ok(SecretString::from(key)),
-                }
-            }
+                })
+                .map_err(|problem| format!("the file {} {problem}", path.display())),
         }
     }
 }
@@ -226,11 +227,11 @@ impl Settings {
             Ok(values) => {
                 for (key, (text, source)) in values {
                     if known(&key) {
-                        self.values.insert(key, (text, source));
+                        self.values.insert(key, (text.trimmed(), source));
                     } else {
                         let problem = unknown_key(&key);
                         self.mistakes.push(Mistake {
-                            key,
+                            key: nameable(key),
                             source,
                             problem,
                         });
@@ -311,6 +312,10 @@ impl Settings {
     /// Every key in force, as `config` prints it: key, value (secrets hidden), source.
     #[must_use]
     pub fn resolved(&self) -> Vec<(String, String, Source)> {
+        let wrong: Vec<String> = match self.config() {
+            Ok(_) => Vec::new(),
+            Err(ConfigError(mistakes)) => mistakes.into_iter().map(|mistake| mistake.key).collect(),
+        };
         let overrides = self.values.keys().filter(|key| key.starts_with(OVERRIDES));
         let keys = KEYS
             .iter()
@@ -320,7 +325,7 @@ impl Settings {
             .map(|key| match self.values.get(&key) {
                 None => (key, "-".to_owned(), Source::Nowhere),
                 Some((text, source)) => {
-                    let shown = shown(&key, text);
+                    let shown = shown(&key, text, wrong.contains(&key));
                     (key, shown, source.clone())
                 }
             })
@@ -350,10 +355,34 @@ fn known(key: &str) -> bool {
     (KEYS.contains(&key) && key != "policy.overrides")
         || key
             .strip_prefix(OVERRIDES)
-            .is_some_and(|code| !code.is_empty() && !code.contains('.'))
+            .is_some_and(|code| !code.is_empty() && !code.contains('.') && is_word(code))
 }
 
+/// Longest key that an error names, in bytes.
+const KEY_BYTES_MAX: usize = 64;
+
+/// Whether an error may name a key that nobody knows: what is no word may be an address with a password in the wrong place.
+fn is_word(key: &str) -> bool {
+    let in_word = |char: char| char.is_ascii_alphanumeric() || "._-+ ".contains(char);
+    key.len() <= KEY_BYTES_MAX && key.chars().all(in_word)
+}
+
+/// A key that nobody knows, as an error may name it.
+fn nameable(key: String) -> String {
+    if is_word(&key) {
+        key
+    } else {
+        "(a key that is no word)".to_owned()
+    }
+}
+
+/// What is wrong with an override of something else.
+const NO_CODE: &str = "is no code; `convgroup-deleter explain` lists them";
+
 fn unknown_key(key: &str) -> String {
+    if key.starts_with(OVERRIDES) {
+        return NO_CODE.to_owned();
+    }
     let nearest = KEYS
         .iter()
         .map(|known| (strsim::jaro_winkler(known, key), known))
@@ -369,16 +398,22 @@ fn unknown_key(key: &str) -> String {
 /// Whether what was given as a path looks like no path and leads to no file: it may be a secret, put in the place of its file.
 fn is_no_path(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    !text.is_empty() && !text.contains('/') && !path.exists()
+    is_url(&text) || (!text.is_empty() && !text.contains('/') && !path.exists())
 }
 
-/// A value as it may be shown.
-fn shown(key: &str, text: &Text) -> String {
+/// Whether a text is an address, which may hold a password and stands in the wrong place.
+fn is_url(text: &str) -> bool {
+    text.contains("://")
+}
+
+/// A value as it may be shown. One that is `wrong` may be a secret in the wrong place.
+fn shown(key: &str, text: &Text, wrong: bool) -> String {
     let texts = match key {
         "im.secret_key" => return "(hidden)".to_owned(),
         "im.secret_key_file" => text.all_but(|path| is_no_path(Path::new(path)), "(not a file)"),
         "amqp.tls.ca_file" | "amqp.tls.cert_file" | "amqp.tls.key_file" => {
-            text.all_but(tls::is_pem, "(not a path)")
+            let no_path = |text: &str| tls::is_pem(text) || is_no_path(Path::new(text));
+            text.all_but(no_path, "(not a path)")
         }
         // One that is refused may hold credentials.
         "im.base_url" => text
@@ -389,16 +424,17 @@ fn shown(key: &str, text: &Text) -> String {
                     .map_or("(not an http address)".to_owned(), |_| url.clone())
             })
             .collect(),
+        // All or none: a comma in a password makes two addresses of one, and the first may look right.
         "amqp.url" => text
             .list()
             .iter()
             .map(|url| {
-                url.parse::<BrokerAddress>().map_or_else(
-                    |_| "(not an AMQP url)".to_owned(),
-                    |address| address.to_string(),
-                )
+                url.parse()
+                    .map(|address: BrokerAddress| address.to_string())
             })
-            .collect(),
+            .collect::<Result<_, _>>()
+            .unwrap_or_else(|_| vec!["(not an AMQP url)".to_owned()]),
+        _ if wrong => return "(not valid)".to_owned(),
         _ => text.all_but(|_| false, ""),
     };
     texts.join(",")
@@ -412,6 +448,7 @@ impl Amqp {
                 1..=NAME_BYTES_MAX if text.starts_with("amq.") => {
                     Err("starts with `amq.`, which RabbitMQ keeps for itself".to_owned())
                 }
+                1..=NAME_BYTES_MAX if is_url(text) => Err(NO_NAME.to_owned()),
                 1..=NAME_BYTES_MAX => Ok(text.to_owned()),
                 more => Err(format!("has {more} bytes; allowed: {NAME_BYTES_MAX}")),
             })
@@ -432,14 +469,20 @@ impl Amqp {
 impl Amqp {
     fn read_tls(reader: &mut Reader<'_>) -> TlsFiles {
         let mut file = |key: &str, check: fn(&Path) -> Result<(), String>| {
-            let set = reader.is_set(key);
-            set.then(|| {
-                reader.optional(key, |text| {
-                    let path = PathBuf::from(text);
-                    check(&path).map(|()| path)
-                })
+            if !reader.is_set(key) {
+                return None;
+            }
+            if reader.holds(key, tls::is_pem) {
+                reader.wrong(key, "is PEM itself; put it into a file and name that");
+                return None;
+            }
+            reader.optional(key, |text| {
+                let path = PathBuf::from(text);
+                if is_no_path(&path) {
+                    return Err("is no file; was its content put here?".to_owned());
+                }
+                check(&path).map(|()| path)
             })
-            .flatten()
         };
         let files = TlsFiles {
             ca_file: file("amqp.tls.ca_file", |path| tls::cas(path).map(drop)),
@@ -493,7 +536,7 @@ impl Im {
             reader.checked("im.region", |region| {
                 Endpoint::from_region(region).ok_or_else(|| {
                     let all: Vec<&str> = REGIONS.iter().map(|(name, _)| *name).collect();
-                    format!("`{region}` is no region; allowed: {}", all.join(" "))
+                    format!("is no region; allowed: {}", all.join(" "))
                 })
             })
         };
@@ -502,6 +545,7 @@ impl Im {
             sdk_app_id: sdk_app_id(reader),
             identifier: reader.checked("im.identifier", |text| match text {
                 "" => Err("is empty; the name of an app admin is needed".to_owned()),
+                text if is_url(text) => Err(NO_NAME.to_owned()),
                 text => Ok(text.to_owned()),
             }),
             secret: Self::read_secret(reader),
@@ -607,9 +651,7 @@ impl Log {
                     "error" | "warn" | "info" | "debug" | "trace" => {
                         text.parse().map_err(|_| "is no level".to_owned())
                     }
-                    _ => Err(format!(
-                        "`{text}` is not one of error warn info debug trace"
-                    )),
+                    _ => Err("is not one of error warn info debug trace".to_owned()),
                 })
                 .unwrap_or(tracing::Level::INFO),
             reveal_ids: reader.flag("log.reveal_ids"),
@@ -625,8 +667,10 @@ fn codes(reader: &mut Reader<'_>) -> CodeTable {
     for key in reader.keys_below(OVERRIDES) {
         let code = key[OVERRIDES.len()..].to_owned();
         let class = reader.optional(&key, |text| {
-            if shipped.explain(&code).is_none() {
-                return Err("is no code; `convgroup-deleter explain` lists them".to_owned());
+            match shipped.spelling(&code) {
+                Some(spelling) if spelling == code => {}
+                Some(spelling) => return Err(format!("is no code; write it as {spelling}")),
+                None => return Err(NO_CODE.to_owned()),
             }
             if code == "0" || code == crate::domain::code::PANIC {
                 return Err("can't be overridden".to_owned());
@@ -639,7 +683,7 @@ fn codes(reader: &mut Reader<'_>) -> CodeTable {
             let named = allowed().find(|class| class.label() == text);
             named.ok_or_else(|| {
                 let labels: Vec<_> = allowed().map(Class::label).collect();
-                format!("`{text}` is not one of {}", labels.join(" "))
+                format!("is not one of {}", labels.join(" "))
             })
         });
         if let Some(class) = class {

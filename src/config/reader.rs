@@ -3,9 +3,12 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::layers::{ConfigError, Mistake, Source, Text, Values};
+use crate::text;
 
 /// Reads checked values out of merged layers. Where a value is wrong the mistake is kept and a placeholder returned;
 /// [`Reader::finish`] then refuses the whole, so that no placeholder is ever used.
+///
+/// No mistake repeats a value: it may be a secret that was put in the wrong place. Key and source say where it stands.
 pub(super) struct Reader<'a> {
     values: &'a Values,
     mistakes: Vec<Mistake>,
@@ -26,6 +29,12 @@ impl<'a> Reader<'a> {
 
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.values.contains_key(key)
+    }
+
+    /// Whether one of the texts of a key is such.
+    pub(super) fn holds(&self, key: &str, such: impl Fn(&str) -> bool) -> bool {
+        let text = self.values.get(key);
+        text.is_some_and(|(text, _)| text.as_written().iter().any(|text| such(text)))
     }
 
     pub(super) fn keys_below(&self, prefix: &str) -> Vec<String> {
@@ -58,7 +67,7 @@ impl<'a> Reader<'a> {
         let result = match self.values.get(key) {
             None => Err("is missing".to_owned()),
             Some((Text::Many(_), _)) => Err("is a list; one value is needed".to_owned()),
-            Some((Text::One(text), _)) => parse(text),
+            Some((Text::One(text), _)) => text::clean(text).and_then(parse),
         };
         result.map_err(|problem| self.wrong(key, &problem)).ok()
     }
@@ -78,7 +87,7 @@ impl<'a> Reader<'a> {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> T {
         self.optional(key, |text| {
-            parse(text).ok_or_else(|| format!("`{text}` is not {allowed}"))
+            parse(text).ok_or_else(|| format!("is not {allowed}"))
         })
         .unwrap_or_else(T::placeholder)
     }
@@ -95,7 +104,7 @@ impl<'a> Reader<'a> {
                 .and_then(|number| T::try_from(number).ok())
                 .ok_or_else(|| {
                     let (from, to) = (allowed.start(), allowed.end());
-                    format!("`{text}` is not a whole number from {from} to {to}")
+                    format!("is not a whole number from {from} to {to}")
                 })
         })
         .unwrap_or_default()
@@ -130,7 +139,7 @@ impl<'a> Reader<'a> {
         }
         let mut items = Vec::new();
         for (index, text) in texts.iter().enumerate() {
-            match parse(text) {
+            match text::clean(text).and_then(&parse) {
                 Ok(item) => items.push(item),
                 Err(problem) if texts.len() == 1 => self.wrong(key, &problem),
                 Err(problem) => self.wrong(key, &format!("item {}: {problem}", index + 1)),
@@ -148,7 +157,7 @@ pub(super) fn duration(text: &str, allowed: &RangeInclusive<Duration>) -> Result
         .ok_or_else(|| {
             let [from, to] =
                 [allowed.start(), allowed.end()].map(|&d| humantime::format_duration(d));
-            format!("`{text}` is not a duration from {from} to {to}")
+            format!("is not a duration from {from} to {to}")
         })
 }
 

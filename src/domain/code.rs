@@ -267,6 +267,21 @@ impl CodeTable {
         self.rows.contains_key(code)
     }
 
+    /// How a code is written that stands in the table or may be added to it: `050001` is `50001`, `HTTP_0429` is `http_429`.
+    /// `None`: it is no code.
+    #[must_use]
+    pub fn spelling(&self, code: &str) -> Option<String> {
+        let code = code.trim().to_lowercase();
+        if let Ok(number) = code.parse::<i64>() {
+            return Some(number.to_string());
+        }
+        let status = code
+            .strip_prefix("http_")
+            .and_then(|status| status.parse::<u16>().ok());
+        let code = status.map_or(code, |status| format!("http_{status}"));
+        self.row(&code).is_some().then_some(code)
+    }
+
     /// The row that an answer with this code matches, under the code that was asked for; nothing where it is no code.
     #[must_use]
     pub fn explain(&self, code: &str) -> Option<Row> {

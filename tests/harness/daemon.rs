@@ -134,8 +134,8 @@ impl DaemonConfig {
     /// The settings as lines for a shell.
     pub fn exports(&self) -> String {
         let lines = self.env.iter().map(|(key, value)| {
-            let quoted = value.replace('\'', "'\\''");
-            format!("export {key}='{quoted}'\n")
+            let quoted = convgroup_deleter::quote::shell(value);
+            format!("export {key}={quoted}\n")
         });
         lines.collect()
     }

@@ -693,6 +693,95 @@ async fn mistakes_beside_secrets_do_not_repeat_them() {
     }
 }
 
+/// A password with a delimiter in it that is not percent-encoded: a lenient reader takes the rest for the vhost, which is shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_can_be_read_in_two_ways_is_refused_and_not_repeated() {
+    for (url, named) in [
+        (
+            format!("amqp://guest:/{PASSWORD}@HOST/chat"),
+            "write `/` as %2f",
+        ),
+        (
+            format!("amqp://guest:12/{PASSWORD}@HOST/%2f"),
+            "write `/` as %2f",
+        ),
+        (
+            format!("amqp://guest:12?{PASSWORD}@HOST/%2f"),
+            "write `?` as %3f",
+        ),
+        (
+            format!("amqp://guest:12#{PASSWORD}@HOST/%2f"),
+            "write `#` as %23",
+        ),
+        (
+            format!("amqp://guest:12@{PASSWORD}@HOST/%2f"),
+            "write `@` as %40",
+        ),
+        (
+            format!("amqp://guest:12:{PASSWORD}@HOST/%2f"),
+            "write `:` as %3a",
+        ),
+        (format!("amqp://guest:12,{PASSWORD}@HOST/%2f"), "item 2"),
+        (format!("amqp://{PASSWORD}@HOST/%2f"), "no password"),
+        (
+            format!("amqp://u:p@HOST/v?password={PASSWORD}"),
+            "query key",
+        ),
+        (format!("amqp://u:p@HOST/v/{PASSWORD}"), "write `/` as %2f"),
+    ] {
+        let config = DaemonConfig::new(&url, "http://127.0.0.1:9");
+        for command in [
+            &["config"][..],
+            &["check"],
+            &["run"],
+            &["topology", "apply"],
+            &["publish", "--user", "u", "g"],
+            &["dlq", "ls"],
+        ] {
+            let told = tool(&config, command, 78).await;
+            assert!(told.contains(named), "{command:?}: {told}");
+            assert_nothing_is_told(&url, &told, now_s());
+        }
+    }
+}
+
+/// Somebody mixes up two lines: the address of the broker stands in the place of another value.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_in_the_place_of_another_value_is_not_repeated() {
+    let url = format!("amqp://{AMQP_USER}:{PASSWORD}@host/v");
+    for key in [
+        "AMQP__QUEUE",
+        "AMQP__EXCHANGE",
+        "AMQP__PREFETCH",
+        "AMQP__TLS__CA_FILE",
+        "IM__REGION",
+        "IM__IDENTIFIER",
+        "IM__TIMEOUT",
+        "HTTP__LISTEN",
+        "LOG__LEVEL",
+        "POLICY__OVERRIDES__50001",
+        "RETRY__TIERS",
+    ] {
+        let config = DaemonConfig::new("amqp://127.0.0.1", "http://127.0.0.1:9")
+            .unset("CONVGROUP_IM__BASE_URL")
+            .set(&format!("CONVGROUP_{key}"), &url);
+        for command in ["config", "check", "run"] {
+            let told = tool(&config, &[command], 78).await;
+            assert_nothing_is_told(key, &told, now_s());
+        }
+    }
+    let ready = format!("http://{AMQP_USER}:12/{PASSWORD}@127.0.0.1:9/readyz");
+    let config = DaemonConfig::new("amqp://127.0.0.1", "http://127.0.0.1:9");
+    for ready in [
+        ready.clone(),
+        ready.replace("12/", ""),
+        format!("http//{PASSWORD}"),
+    ] {
+        let told = tool(&config, &["check", "--ready", &ready], 64).await;
+        assert_nothing_is_told(&ready, &told, now_s());
+    }
+}
+
 /// The usual slip: the key itself stands where its file is wanted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_in_the_place_of_its_file_is_asked_about_and_not_repeated() {
@@ -719,6 +808,8 @@ async fn credentials_in_the_address_of_the_api_are_not_shown() {
         format!("https://{AMQP_USER}:{PASSWORD}@host"),
         format!("https://host/?token={PASSWORD}"),
         format!("https://host/#{PASSWORD}"),
+        format!("https://{AMQP_USER}:12/{PASSWORD}@host"),
+        format!("https://{AMQP_USER}:12\\{PASSWORD}@host"),
     ] {
         let config = DaemonConfig::new("amqp://127.0.0.1", &address);
         for command in ["config", "check", "run"] {

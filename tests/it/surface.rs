@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::harness::broker::persistent;
-use crate::harness::daemon::SDK_APP_ID;
+use crate::harness::daemon::{SDK_APP_ID, SECRET_KEY};
 use crate::harness::{
     Broker, Daemon, DaemonConfig, Metrics, PATIENCE, Proxy, eventually, free_port, shared_node,
 };
@@ -120,6 +120,65 @@ async fn busy_daemon(world: &World) -> Daemon {
     eventually_settled(&daemon, "gone", 2).await;
     eventually_settled(&daemon, "dead_lettered", 2).await;
     daemon
+}
+
+/// Port 0 takes a free one: log and page name that, so that it can be found.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_port_that_was_bound_is_told() {
+    let broker = format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port());
+    let daemon = DaemonConfig::new(&broker, "http://127.0.0.1:9")
+        .set("CONVGROUP_HTTP__LISTEN", "127.0.0.1:0")
+        .spawn();
+    let addr: SocketAddr = eventually("the address is logged", PATIENCE, async || {
+        let output = daemon.output();
+        let starting = output.lines().find(|line| line.contains("\"starting\""));
+        let (_, rest) = starting
+            .and_then(|line| line.split_once("\"http.listen\":\""))
+            .ok_or_else(|| output.clone())?;
+        rest.split('"')
+            .next()
+            .unwrap_or(rest)
+            .parse()
+            .map_err(|_| output.clone())
+    })
+    .await;
+    assert_ne!(addr.port(), 0);
+    let (_, page) = get(addr, "/").await;
+    assert!(page.contains(&addr.to_string()), "{page}");
+}
+
+/// As editors, shells and secret stores leave them: with line feeds and byte order marks around.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_keys_work_with_white_space_and_byte_order_marks_around_them() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let [key, config] = ["key", "config"].map(|name| dir.path().join(name));
+    std::fs::write(&key, format!("\u{feff}{SECRET_KEY}\r\n")).unwrap();
+    std::fs::write(&config, "\u{feff}retry.quick_attempts = 1\r\n").unwrap();
+    let (queue, url) = (
+        world.config.queue().to_owned(),
+        world.config.get("CONVGROUP_AMQP__URL").to_owned(),
+    );
+    let identifier = world.config.get("CONVGROUP_IM__IDENTIFIER").to_owned();
+    let mut world = world
+        .set("CONVGROUP_AMQP__QUEUE", format!("{queue}\n"))
+        .set("CONVGROUP_AMQP__URL", format!(" {url}\r\n"))
+        .set("CONVGROUP_IM__IDENTIFIER", format!("\u{feff}{identifier} "))
+        .set(
+            "CONVGROUP_IM__SECRET_KEY_FILE",
+            format!("{}\n", key.display()),
+        )
+        .set("CONVGROUP_CONFIG", format!("{}\n", config.display()))
+        .set("CONVGROUP_IM__REGION", "")
+        .set("CONVGROUP_AMQP__TLS__CA_FILE", " ");
+    world.config = world.config.unset("CONVGROUP_IM__SECRET_KEY");
+    world.user("user15", &["a"]);
+    let daemon = world.daemon().await;
+    world.publish("user15", &["a"]).await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    assert!(world.broker.has_queue(&queue).await);
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 0, "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,17 +5,72 @@ use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
 use crate::harness::broker::persistent;
-use crate::harness::{PATIENCE, eventually, shared_node, unique};
+use crate::harness::{Daemon, PATIENCE, Settle, eventually, shared_node, unique};
 use crate::world::{World, event, eventually_settled};
 
-/// A user with exactly the rights that `topology print` names for it.
-async fn user_with(printed: &str, who: &str) -> String {
+/// A user with exactly the rights that `topology print` names for it, in the vhost of the world.
+async fn user_with(world: &World, printed: &str, who: &str) -> String {
     let line = printed
         .lines()
-        .find(|line| line.contains(&format!("VHOST {who} ")))
+        .find(|line| line.contains("set_permissions") && line.contains(&format!(" {who} ")))
         .unwrap_or_else(|| panic!("no rights for {who} in {printed}"));
-    let quoted: Vec<&str> = line.split('\'').skip(1).step_by(2).collect();
-    user_who_may(who, [quoted[0], quoted[1], quoted[2]]).await
+    let user = unique(who);
+    shared_node()
+        .await
+        .ctl(&["add_user", &user, "password"])
+        .await;
+    let mut words = words(line);
+    let place = words.iter().position(|word| word == who).unwrap();
+    words[place].clone_from(&user);
+    run_ctl(&words).await;
+    let url = world.config.get("CONVGROUP_AMQP__URL");
+    url.replace("guest:guest@", &format!("{user}:password@"))
+}
+
+/// The words that a shell makes of a line with `rabbitmqctl`.
+fn words(line: &str) -> Vec<String> {
+    let script = format!("rabbitmqctl() {{ printf '%s\\0' \"$@\"; }}\n{line}");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .output()
+        .expect("there is a shell");
+    assert!(output.status.success(), "{line}: {output:?}");
+    let text = String::from_utf8(output.stdout).expect("names are UTF-8");
+    text.trim_end_matches('\0')
+        .split('\0')
+        .map(str::to_owned)
+        .collect()
+}
+
+async fn run_ctl(words: &[String]) {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    shared_node().await.ctl(&words).await;
+}
+
+/// Does what a refusal says: runs its `rabbitmqctl` line, which ends the text or is followed by a remark in brackets.
+async fn do_as_told(told: &str) {
+    let (_, line) = told
+        .split_once("rabbitmqctl ")
+        .unwrap_or_else(|| panic!("no line that mends it: {told}"));
+    let line = line.lines().next().unwrap_or(line);
+    let line = line.split(" (any other").next().unwrap_or(line);
+    run_ctl(&words(&format!("rabbitmqctl {line}"))).await;
+}
+
+/// Waits until the daemon says on `/readyz` why it can't work.
+async fn eventually_told(daemon: &Daemon, words: &str) -> String {
+    eventually(&format!("`{words}` is told"), PATIENCE, async || {
+        let (status, reason) = daemon
+            .try_http("/readyz")
+            .await
+            .map_err(|err| err.to_string())?;
+        if status == 503 && reason.contains(words) {
+            Ok(reason)
+        } else {
+            Err(reason)
+        }
+    })
+    .await
 }
 
 /// A user with the rights to configure, write and read what these name.
@@ -68,12 +123,37 @@ async fn without_the_right_to_write_copies_nothing_is_consumed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_printed_rights_are_enough_and_no_more() {
-    let world = World::new().await;
+    printed_rights_are_enough_and_no_more(World::new().await).await;
+}
+
+/// Names with what means something to a shell or in a regular expression, in a vhost with such a name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_printed_rights_are_enough_whatever_the_names() {
+    let node = shared_node().await;
+    let vhost = "it's a+(v)";
+    node.ctl(&["add_vhost", vhost]).await;
+    node.ctl(&["set_permissions", "-p", vhost, "guest", ".*", ".*", ".*"])
+        .await;
+    let url = format!("amqp://guest:guest@{}/it%27s%20a%2b%28v%29", node.addr());
+    for (queue, exchange) in [
+        ("chat+delete", "chat+x"),
+        ("it's", "a(b)"),
+        (r#"a\b"c [d]{2}|^$?*#&`$(e) größe"#, r"it's \x.y|z"),
+    ] {
+        let world = World::at(&url)
+            .await
+            .set("CONVGROUP_AMQP__QUEUE", queue)
+            .set("CONVGROUP_AMQP__EXCHANGE", exchange);
+        printed_rights_are_enough_and_no_more(world).await;
+    }
+}
+
+async fn printed_rights_are_enough_and_no_more(world: World) {
     let (code, printed) = world.tool(&["topology", "print"]).await;
     assert_eq!(code, 0, "{printed}");
-    let deployer = user_with(&printed, "deployer").await;
-    let daemon = user_with(&printed, "daemon").await;
-    let publisher = user_with(&printed, "publisher").await;
+    let deployer = user_with(&world, &printed, "deployer").await;
+    let daemon = user_with(&world, &printed, "daemon").await;
+    let publisher = user_with(&world, &printed, "publisher").await;
 
     let (code, output) = world.tool(&["topology", "verify"]).await;
     assert_eq!(code, 1, "{output}");
@@ -190,5 +270,144 @@ async fn an_exchange_that_is_missing_or_another_is_told() {
         for words in ["'type' for exchange", "use another amqp.exchange"] {
             assert!(output.contains(words), "{output}");
         }
+    }
+}
+
+/// The daemon may do all but read its queue. The line in the refusal mends it, and the daemon goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_read_the_queue_both_say_so_and_how_to_grant_it() {
+    let world = World::new().await;
+    world.declare().await;
+    world.user("user15", &["a"]);
+    world.publish("user15", &["a"]).await;
+    let others = format!("^(amq\\.default|{}\\..*)$", world.config.queue());
+    let blind = user_who_may("blind", ["^$", &others, "^$"]).await;
+    let world = world
+        .set("CONVGROUP_AMQP__URL", &blind)
+        .set("CONVGROUP_AMQP__DECLARE", false);
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 1, "{output}");
+    let missing = "this user may not read the queue";
+    assert!(
+        output.contains(&format!("FAIL  queues   {missing}")),
+        "{output}"
+    );
+    let mut daemon = world.config.spawn();
+    let told = eventually_told(&daemon, missing).await;
+    assert!(daemon.output().contains(missing), "{}", daemon.output());
+    do_as_told(&told).await;
+    daemon.ready(PATIENCE).await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 0, "{output}");
+}
+
+/// Of an idle queue with a single active consumer a consumer that only tries would be the active one, and get its messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_takes_no_message_and_counts_no_delivery() {
+    let world = World::new().await;
+    world.declare().await;
+    world.publish("user15", &["a"]).await;
+    for declare in [true, false] {
+        let world = world.config.clone().set("CONVGROUP_AMQP__DECLARE", declare);
+        let check = world.unset("CONVGROUP_HTTP__LISTEN").args(&["check"]);
+        let (code, output) = check.spawn().finished(PATIENCE).await;
+        assert_eq!(code, 0, "{output}");
+    }
+    let queue = world
+        .broker
+        .try_inspect(world.config.queue())
+        .await
+        .unwrap();
+    assert_eq!((queue.message_count(), queue.consumer_count()), (1, 0));
+    let read = world
+        .broker
+        .read(world.config.queue(), 1, Settle::Ack)
+        .await;
+    assert!(!read[0].redelivered, "{:?}", read[0]);
+    let counted = read[0].header_number("x-delivery-count");
+    assert_eq!(counted.unwrap_or(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_connections_or_channels_fails_the_check_as_it_fails_the_daemon() {
+    let world = World::new().await;
+    let limited = user_who_may("limited", [".*", ".*", ".*"]).await;
+    let user = limited["amqp://".len()..]
+        .split(':')
+        .next()
+        .unwrap()
+        .to_owned();
+    let world = world.set("CONVGROUP_AMQP__URL", &limited);
+    for (limit, words) in [
+        (r#"{"max-connections": 1}"#, "user connection limit (1)"),
+        (r#"{"max-channels": 5}"#, "max-channels"),
+    ] {
+        let node = shared_node().await;
+        node.ctl(&["set_user_limits", &user, limit]).await;
+        let (code, output) = world.tool(&["check"]).await;
+        assert_eq!(code, 1, "{output}");
+        let told = output.lines().find(|line| line.starts_with("FAIL  broker"));
+        assert!(told.is_some_and(|line| line.contains(words)), "{output}");
+        let mut daemon = world.config.spawn();
+        let told = eventually_told(&daemon, words).await;
+        do_as_told(&told).await;
+        daemon.ready(PATIENCE).await;
+        drop(daemon);
+        eventually(
+            "the connections of the daemon are over",
+            PATIENCE,
+            async || {
+                let (code, output) = world.tool(&["check"]).await;
+                if code == 0 { Ok(()) } else { Err(output) }
+            },
+        )
+        .await;
+    }
+}
+
+/// Nothing is there yet, and the user may not make it: the check says what the daemon would meet, and makes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_asks_for_the_right_to_declare_and_declares_nothing() {
+    let world = World::new().await;
+    let (queue, exchange) = (
+        world.config.queue().to_owned(),
+        world.config.exchange().to_owned(),
+    );
+    for (who, rights, failed, words) in [
+        (
+            "configures-nothing",
+            ["^$", ".*", ".*"],
+            "exchange",
+            "may not be declared",
+        ),
+        (
+            "no-queue",
+            [&*exchange, ".*", ".*"],
+            "queues",
+            "may not be declared",
+        ),
+        ("no-binding", [".*", ".*", &queue], "exchange", "binding of"),
+        ("no-copies", [".*", &queue, ".*"], "queues", "amq.default"),
+    ] {
+        let url = user_who_may(who, rights).await;
+        let tool = world
+            .tool_config(&["check"])
+            .set("CONVGROUP_AMQP__URL", url);
+        let (code, output) = tool.spawn().finished(PATIENCE).await;
+        assert_eq!(code, 1, "{who}: {output}");
+        let told = output
+            .lines()
+            .find(|line| line.starts_with(&format!("FAIL  {failed}")))
+            .unwrap_or_else(|| panic!("{who}: {output}"));
+        assert!(told.contains(words), "{who}: {output}");
+        do_as_told(told).await;
+        let (code, output) = tool.spawn().finished(PATIENCE).await;
+        assert_eq!(code, 0, "{who}: {output}");
+        assert!(!world.broker.has_queue(&queue).await, "{who}: {output}");
+        assert!(
+            output.contains(&format!("{exchange} is not there yet")),
+            "{output}"
+        );
     }
 }
