@@ -124,7 +124,7 @@ pub fn meaning(err: &rustls::Error, peer: Peer) -> Option<String> {
             Peer::Broker { .. } => {
                 "the port does not speak TLS: use amqp://, or the broker's TLS port (usually 5671)"
             }
-            Peer::Api => "the port does not speak TLS: use http:// in im.base_url, or its TLS port",
+            Peer::Api => "the port does not speak TLS",
             Peer::Proxy => "the proxy does not speak TLS: write http:// before its address",
         }
         .to_owned()),
@@ -261,7 +261,7 @@ fn names(expected: &ServerName<'_>, presented: &[String], peer: Peer) -> String 
         told.push(&more_told);
     }
     format!(
-        "{whose} certificate is for {}, not for {expected}: write one of those into {key}, or have one issued with \
+        "{whose} certificate is for another host name: it holds {}, not {expected}; write one of those into {key}, or have one issued with \
          {kind}:{expected} as subjectAltName",
         told.join(", ")
     )

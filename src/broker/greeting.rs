@@ -15,6 +15,8 @@ use super::tls;
 
 /// How long a node may take to answer the protocol header, name lookup, TCP and TLS included. It is the first thing a node does.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a node that broke a connection off is heard once more: its reason comes at once.
+const HEARING: Duration = Duration::from_secs(2);
 /// What a client says first.
 const HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 /// What is said of a node that answers nothing.
@@ -34,12 +36,35 @@ pub(super) async fn greet(uri: &AMQPUri, tls: Option<&Tls>) -> Result<(), String
             Some(tls) if problem == CLOSED => format!("{problem}: {}", tls::broken_off(tls.peer)),
             _ => problem,
         }),
-        Ok(Err(err)) => Err(tls::explained(&err, tls.map(|tls| tls.peer))),
+        Ok(Err(err)) => Err(why(err, uri, tls).await),
         Err(_) => Err(format!(
             "the node did not answer within {} s",
             DEADLINE.as_secs()
         )),
     }
+}
+
+/// Why a node did not answer. Over TLS a node that refuses the client's certificate says so and closes; what it had not read by
+/// then, the protocol header, makes that a reset, which may overtake the reason. So it is heard once more, in silence.
+async fn why(err: io::Error, uri: &AMQPUri, tls: Option<&Tls>) -> String {
+    let peer = tls.map(|tls| tls.peer);
+    if tls.is_some() && tls::is_broken_off(&err) {
+        let heard = tokio::time::timeout(HEARING, Box::pin(heard(uri, tls))).await;
+        if let Ok(Err(reason)) = heard
+            && !tls::is_broken_off(&reason)
+        {
+            return tls::explained(&reason, peer);
+        }
+    }
+    tls::explained(&err, peer)
+}
+
+/// Connects and says nothing.
+async fn heard(uri: &AMQPUri, tls: Option<&Tls>) -> io::Result<()> {
+    let runtime = default_runtime().map_err(io::Error::other)?;
+    let stream = plain(uri).connect_async(&runtime).await?;
+    let mut stream = secured(stream, uri, tls).await?;
+    stream.read(&mut [0]).await.map(drop)
 }
 
 async fn answered(uri: &AMQPUri, tls: Option<&Tls>) -> io::Result<Result<(), String>> {

@@ -201,7 +201,8 @@ pub fn broken_off(peer: Peer) -> &'static str {
     }
 }
 
-fn is_broken_off(err: &(dyn Error + 'static)) -> bool {
+/// Whether the connection ended without a word.
+pub(super) fn is_broken_off(err: &(dyn Error + 'static)) -> bool {
     let mut next = Some(err);
     while let Some(err) = next {
         let kind = err.downcast_ref::<io::Error>().map(io::Error::kind);

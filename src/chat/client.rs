@@ -415,8 +415,7 @@ mod tests {
             ),
             (
                 Box::new(tls(unreadable)),
-                "TLS failed: the port does not speak TLS: use http:// in im.base_url, or its TLS port (received corrupt message of \
-                 type InvalidContentType)",
+                "TLS failed: the port does not speak TLS (received corrupt message of type InvalidContentType)",
             ),
             (
                 Box::new(tls(untrusted)),

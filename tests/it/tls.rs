@@ -298,7 +298,7 @@ async fn a_private_ca_and_client_certificates_work_and_what_is_wrong_is_said() {
         .set("CONVGROUP_AMQP__URL", by_address);
     let text = reason(&world).await;
     assert!(
-        text.contains("certificate is for localhost, not for 127.0.0.1"),
+        text.contains("certificate is for another host name: it holds localhost, not 127.0.0.1"),
         "{text}"
     );
 
@@ -468,7 +468,7 @@ fn unfit() -> Vec<Refused> {
         refused(
             "other names",
             ca.server(&leaf(&["a.example", "*.b.example", "10.0.0.7"])),
-            "is for a.example, *.b.example, 10.0.0.7, not for localhost: write one of those into amqp.url",
+            "it holds a.example, *.b.example, 10.0.0.7, not localhost; write one of those into amqp.url",
         )
         .of_the_api("write one of those into im.base_url"),
         refused(
