@@ -6,15 +6,20 @@ use std::time::Duration;
 use lapin::uri::AMQPUri;
 use url::Url;
 
+use super::wire::FRAME_BYTES_MAX;
+
 /// One node: scheme, credentials, host, port and vhost. `Display` and `Debug` leave the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerAddress(AMQPUri);
 
 impl BrokerAddress {
-    /// The address as lapin wants it, with our heartbeat.
+    /// The address as lapin wants it, with our heartbeat and our bound of a frame.
     #[must_use]
     pub fn uri(&self, heartbeat: Duration) -> AMQPUri {
         let mut uri = self.0.clone();
+        // Without a bound of ours the broker's `frame_max` would size our memory. A smaller one in the url stays.
+        let asked = uri.query.frame_max.filter(|&asked| asked > 0);
+        uri.query.frame_max = Some(asked.unwrap_or(FRAME_BYTES_MAX).min(FRAME_BYTES_MAX));
         uri.query.heartbeat = Some(u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX));
         uri
     }

@@ -1,13 +1,15 @@
 //! Opening one connection to one node.
+use std::sync::atomic::{AtomicU32, Ordering};
+
 /// For those who hand one on: only `broker` names lapin.
 pub use lapin::Connection;
+use lapin::ConnectionProperties;
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{ConnectionBuilder, ConnectionProperties};
 
 use super::address::BrokerAddress;
 use super::greeting::greet;
-use super::{BrokerError, bounded, tls};
+use super::{BrokerError, bounded, tls, wire};
 use crate::config::Amqp;
 
 const WHAT: &str = "connecting";
@@ -50,12 +52,24 @@ async fn open(
 ) -> Result<Connection, BrokerError> {
     let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let builder = ConnectionBuilder::new()
-        .map_err(|err| BrokerError::Failed(WHAT, err.to_string()))?
-        .with_uri(uri)
-        .with_properties(properties)
-        .with_tls_config(tls);
-    bounded(WHAT, builder.connect()).await
+    // Boxed: its way in is many kilobytes of future, and every caller would carry them.
+    let connecting = Box::pin(wire::stream::connect(uri, tls, properties));
+    let connection = bounded(WHAT, connecting).await?;
+    tell_frame_max(connection.configuration().frame_max());
+    Ok(connection)
+}
+
+/// Tells once that the broker takes smaller frames than is usual.
+fn tell_frame_max(agreed: u32) {
+    static TOLD: AtomicU32 = AtomicU32::new(wire::FRAME_BYTES_MAX);
+    if TOLD.swap(agreed, Ordering::Relaxed) != agreed && agreed < wire::FRAME_BYTES_MAX {
+        tracing::info!(
+            amqp.frame_max = agreed,
+            "the broker's `frame_max` is {agreed} bytes, less than the usual {}: foreign headers of a message that take more \
+             are dropped, and those of a copy that take more than half of it (`convgroup-headers-dropped` says so); nothing else changes",
+            wire::FRAME_BYTES_MAX
+        );
+    }
 }
 
 /// Opens one connection to the first node that answers; says which one it is.

@@ -17,8 +17,6 @@ use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch}
 use crate::config::Amqp;
 use crate::metrics::Metrics;
 
-/// How long messages are taken one at a time after one that could not be read (see [`super::supervisor`]).
-pub(super) const ISOLATION: Duration = Duration::from_secs(10);
 /// How long a polite good-bye may take; the broker takes everything back without one as well.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -35,15 +33,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects twice to one node, declares or verifies the topology, and starts watching. `prefetch` may be smaller than
-    /// configured. `ask`: whether to ask if copies may be published (see [`may_publish`](publisher::may_publish)).
+    /// Connects twice to one node, declares or verifies the topology, and starts watching. `ask`: whether to ask if copies may be published (see [`may_publish`](publisher::may_publish)).
     ///
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
     pub async fn open(
         address: &BrokerAddress,
         amqp: &Amqp,
-        prefetch: u16,
         ask: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
@@ -55,7 +51,7 @@ impl Session {
             declare::verify(&consume, &amqp.topology).await?;
         }
         let channel = bounded("opening a channel", consume.create_channel()).await?;
-        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        let qos = channel.basic_qos(amqp.prefetch, BasicQosOptions::default());
         bounded("setting the prefetch", qos).await?;
         let life = Arc::new(Life::new(amqp.heartbeat, Arc::clone(&metrics)));
         let publisher = Publisher::open(&publish, publisher::CHANNELS, Arc::clone(&life)).await?;
@@ -71,9 +67,6 @@ impl Session {
         if ask {
             // Last, and watched: during an alarm the broker does not read this connection any more.
             publisher::may_publish(&session.publish).await?;
-        }
-        if prefetch < amqp.prefetch {
-            tokio::spawn(end_isolation(Arc::clone(&session.life)));
         }
         Ok(session)
     }
@@ -156,7 +149,6 @@ impl Deliveries<'_> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => Some(Delivery::new(delivery, Arc::clone(&self.session.life))),
             Some(Err(err)) => {
-                self.session.life.note_unreadable(&err);
                 self.session
                     .life
                     .end(format!("the consumer's channel failed: {err}"));
@@ -190,15 +182,5 @@ impl Deliveries<'_> {
             left.push(Delivery::new(delivery, Arc::clone(&self.session.life)));
         }
         Ok(left)
-    }
-}
-
-/// A consumer's prefetch can't be changed: only the next session has the full one.
-async fn end_isolation(life: Arc<Life>) {
-    tokio::select! {
-        () = tokio::time::sleep(ISOLATION) => {
-            life.end("nothing unreadable for a while: back to the full prefetch");
-        }
-        () = life.over() => {}
     }
 }

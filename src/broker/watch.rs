@@ -44,7 +44,6 @@ pub(super) async fn events(
                 blocking.send_replace(false);
             }
             Some(Event::Error(err)) => {
-                life.note_unreadable(&err);
                 life.end(format!("the {role} connection failed: {err}"));
             }
             Some(_) => {}

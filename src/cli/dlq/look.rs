@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{Desk, moment};
+use crate::broker::delivery::Message;
 use crate::cli::{Exit, Failure, count, say};
 use crate::domain::code::{self, CodeTable, Row};
 use crate::domain::decide::MALFORMED;
@@ -77,7 +78,7 @@ pub(super) fn show(
 ) -> Result<Exit, Failure> {
     let mut text = String::new();
     for (letter, delivery) in desk.meant.iter().take(limit) {
-        let told = Told::of(letter, &delivery.message.body, &desk.codes, ids);
+        let told = Told::of(letter, &delivery.message, &desk.codes, ids);
         text += &if json {
             told.as_json(letter)
         } else {
@@ -101,7 +102,7 @@ pub(super) fn show(
 struct Told {
     meaning: String,
     on_redrive: String,
-    /// The API's text, or what is malformed.
+    /// The API's text, or what is malformed, or why the message can't be read.
     info: String,
     user: String,
     groups: String,
@@ -113,15 +114,17 @@ struct Told {
 }
 
 impl Told {
-    fn of(letter: &Letter, body: &[u8], codes: &CodeTable, ids: Option<Ids>) -> Self {
+    fn of(letter: &Letter, message: &Message, codes: &CodeTable, ids: Option<Ids>) -> Self {
         const HIDDEN: &str =
             "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
         let reveals = ids.is_some_and(|ids| ids.reveals());
+        let body = &message.body;
+        let ours = letter.cause == MALFORMED || message.unreadable.is_some();
         let mut told = Self {
             meaning: meaning(codes, &letter.cause, &letter.class, &letter.code),
             on_redrive: outlook(codes, letter),
             // The API's text may name users and groups.
-            info: if reveals || letter.cause == MALFORMED || letter.info.is_empty() {
+            info: if reveals || ours || letter.info.is_empty() {
                 letter.info.clone()
             } else {
                 "(hidden; --reveal-ids)".to_owned()
@@ -136,6 +139,11 @@ impl Told {
             Ok(event) => {
                 told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
                 told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
+                if letter.cause == MALFORMED {
+                    told.on_redrive =
+                        "tried from the start, without the properties that could not be read"
+                            .to_owned();
+                }
             }
             Err(malformed) => {
                 told.malformed = malformed.to_string();
@@ -166,11 +174,16 @@ impl Told {
         } else {
             format!("{} ({} bytes)", self.malformed, self.bytes)
         };
-        // Of a malformed one it is what the event's line says.
-        let info = if letter.cause == MALFORMED {
+        // Of a malformed one it is what the event's line says, unless it was the message around it.
+        let info = if letter.cause == MALFORMED && !self.malformed.is_empty() {
             ""
         } else {
             &self.info
+        };
+        let reason = if letter.code.is_empty() {
+            "reason"
+        } else {
+            "API's text"
         };
         let died = moment(letter.failed_at_ms);
         let lines = [
@@ -178,7 +191,7 @@ impl Told {
             ("died", &died),
             ("cause", cause.trim_end()),
             ("meaning", &self.meaning),
-            ("API's text", info),
+            (reason, info),
             ("attempts", &attempts),
             ("event", &event),
             ("body", &self.body),
@@ -194,9 +207,14 @@ impl Told {
 
 fn meaning(codes: &CodeTable, cause: &str, class: &str, code: &str) -> String {
     match (cause, code) {
-        (MALFORMED, _) => "the event can't be read".to_owned(),
-        (NONE, _) => "neither the daemon nor the broker put it here: somebody published to this queue".to_owned(),
-        (DELIVERY_LIMIT, _) => "delivered too often without being settled: handed back again and again, or unreadable to the daemon".to_owned(),
+        (MALFORMED, _) => "the event can't be read, or not the message around it".to_owned(),
+        (NONE, _) => {
+            "neither the daemon nor the broker put it here: somebody published to this queue"
+                .to_owned()
+        }
+        (DELIVERY_LIMIT, _) => {
+            "delivered too often without being settled: handed back again and again".to_owned()
+        }
         (_, "") => String::new(),
         (_, code) => code::meaning(&behind(codes, class, code)),
     }
