@@ -53,7 +53,7 @@ async fn open(
     let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     // Boxed: its way in is many kilobytes of future, and every caller would carry them.
-    let connecting = Box::pin(wire::stream::connect(uri, tls, properties));
+    let connecting = Box::pin(wire::stream::connect(uri, &tls, properties));
     let connection = bounded(WHAT, connecting).await?;
     tell_frame_max(connection.configuration().frame_max());
     Ok(connection)

