@@ -20,15 +20,20 @@ const FRAME_BYTES_MIN: u32 = 4096;
 const WANTED: &str =
     "wanted: amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://…, the vhost / written %2f";
 
+use super::wire::FRAME_BYTES_MAX;
+
 /// One node: scheme, credentials, host, port and vhost. `Display` and `Debug` leave the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerAddress(AMQPUri);
 
 impl BrokerAddress {
-    /// The address as lapin wants it, with our heartbeat.
+    /// The address as lapin wants it, with our heartbeat and our bound of a frame.
     #[must_use]
     pub fn uri(&self, heartbeat: Duration) -> AMQPUri {
         let mut uri = self.0.clone();
+        // Without a bound of ours the broker's `frame_max` would size our memory. A smaller one in the url stays.
+        let asked = uri.query.frame_max.filter(|&asked| asked > 0);
+        uri.query.frame_max = Some(asked.unwrap_or(FRAME_BYTES_MAX).min(FRAME_BYTES_MAX));
         uri.query.heartbeat = Some(u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX));
         uri
     }

@@ -1,19 +1,19 @@
 //! Opening one connection to one node.
 use std::io;
 use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::io::{AsyncRead, AsyncWrite};
 /// For those who hand one on: only `broker` names lapin.
 pub use lapin::Connection;
 use lapin::ConnectionProperties;
-use lapin::runtime::default_runtime;
-use lapin::tcp::{AMQPUriTcpExt, AsyncTcpStream, RustlsConnector};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPScheme, AMQPUri};
 
 use super::address::BrokerAddress;
 use super::greeting::greet;
-use super::{BrokerError, OPERATION_DEADLINE, tls};
+use super::{BrokerError, OPERATION_DEADLINE, tls, wire};
 use crate::config::Amqp;
 use crate::machine::{explained, limit_in_panic};
 use crate::trust::Peer;
@@ -76,15 +76,15 @@ async fn open(
     let failed = |err: lapin::Error| BrokerError::Failed(WHAT, tls::explained(&err, peer));
     let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let runtime = default_runtime().map_err(failed)?;
-    let way_in = async move |uri: AMQPUri, runtime| {
-        let stream = plain(&uri).connect_async(&runtime).await?;
-        Ok(secured(stream, &uri, tls.as_ref()).await?)
-    };
-    let connecting = Connection::connector(uri, runtime, way_in, properties);
+    // Boxed: its way in is many kilobytes of future, and every caller would carry them.
+    let connecting = Box::pin(wire::stream::connect(uri, tls, properties));
     match tokio::time::timeout(OPERATION_DEADLINE, connecting).await {
         Err(_) => Err(BrokerError::Deadline(WHAT)),
-        Ok(connection) => connection.map_err(failed),
+        Ok(Err(err)) => Err(failed(err)),
+        Ok(Ok(connection)) => {
+            tell_frame_max(connection.configuration().frame_max());
+            Ok(connection)
+        }
     }
 }
 
@@ -116,6 +116,19 @@ where
                 .await
         }
         None => Ok(stream),
+    }
+}
+
+/// Tells once that the broker takes smaller frames than is usual.
+fn tell_frame_max(agreed: u32) {
+    static TOLD: AtomicU32 = AtomicU32::new(wire::FRAME_BYTES_MAX);
+    if TOLD.swap(agreed, Ordering::Relaxed) != agreed && agreed < wire::FRAME_BYTES_MAX {
+        tracing::info!(
+            amqp.frame_max = agreed,
+            "the broker's `frame_max` is {agreed} bytes, less than the usual {}: foreign headers of a message that take more \
+             are dropped, and those of a copy that take more than half of it (`convgroup-headers-dropped` says so); nothing else changes",
+            wire::FRAME_BYTES_MAX
+        );
     }
 }
 

@@ -2,10 +2,11 @@
 use std::sync::Arc;
 
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use lapin::types::{AMQPValue, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Acker, BasicProperties};
 
 use super::life::Life;
+use super::wire::stream::mark;
 use super::{BrokerError, bounded};
 use crate::domain::attempt::{self, Attempt};
 use crate::domain::encoding::Declared;
@@ -31,14 +32,18 @@ pub struct Message {
     pub properties: BasicProperties,
     /// Whether it was delivered before.
     pub redelivered: bool,
+    /// Why the client library can't read it as it was published, if so: what could not be read is left out of the properties.
+    pub unreadable: Option<String>,
 }
 
 impl Delivery {
     pub(super) fn new(delivery: lapin::message::Delivery, life: Arc<Life>) -> Self {
+        let (properties, unreadable) = unmarked(delivery.properties, mark());
         let message = Message {
             body: delivery.data,
-            properties: delivery.properties,
+            properties,
             redelivered: delivery.redelivered,
+            unreadable,
         };
         Self {
             message,
@@ -48,6 +53,21 @@ impl Delivery {
             },
         }
     }
+}
+
+/// Takes the mark of [`wire`](super::wire) off: what it says is no header of the message.
+fn unmarked(properties: BasicProperties, mark: &str) -> (BasicProperties, Option<String>) {
+    let marked = |headers: &FieldTable| text(headers.inner().get(mark)?);
+    let Some(reason) = properties.headers().as_ref().and_then(marked) else {
+        return (properties, None);
+    };
+    let mut left = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+        if name.as_str() != mark {
+            left.insert(name.clone(), value.clone());
+        }
+    }
+    (properties.with_headers(left), Some(reason))
 }
 
 impl Message {

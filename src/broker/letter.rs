@@ -45,7 +45,10 @@ pub fn letter(message: &Message) -> Letter {
         cause: cause.unwrap_or_else(|| NONE.to_owned()),
         class: header(CLASS),
         code: header(CODE),
-        info: header(INFO),
+        info: message
+            .text(INFO)
+            .or_else(|| message.unreadable.clone())
+            .unwrap_or_default(),
         attempt: message.number(ATTEMPT).unwrap_or(0),
         failed_at_ms: message
             .number(FAILED_AT)

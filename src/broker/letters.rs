@@ -30,8 +30,6 @@ use lapin::{Channel, Connection, Consumer};
 const HELD_MAX: u16 = u16::MAX;
 /// How long the next letter may take before a snapshot counts as all that can be had.
 const IDLE_MAX: Duration = Duration::from_secs(5);
-/// How long to wait for the connection's own word on why something failed.
-const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// How long to wait for another tool that reads the same letters.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// How long the broker may take to put back what was held; the tool goes on then all the same.
@@ -105,27 +103,8 @@ impl Letters {
             held: 0,
             acks: 0,
         };
-        match letters.all().await {
-            Ok(snapshot) => Ok((letters, snapshot)),
-            Err(err) => Err(letters.told(err).await),
-        }
-    }
-
-    /// What an error means, where the broker sent a letter that the client library can't read: that ends the connection, and
-    /// whatever comes next fails for a reason that says nothing.
-    async fn told(&self, err: BrokerError) -> BrokerError {
-        if matches!(err, BrokerError::Failed(..) | BrokerError::Lost(_)) {
-            let _ = tokio::time::timeout(CAUSE_WAIT, self.life.over()).await;
-        }
-        if self.life.met_unreadable() {
-            return BrokerError::Topology(format!(
-                "a letter in {} can't be read by the AMQP client library (a header name or property that is not UTF-8), and \
-                 reading it ends the connection. Take it out another way, such as `Get messages` with `Automatic ack` in the \
-                 management UI: the one that shows such a name. Nothing is lost meanwhile, but `dlq` can't be used",
-                self.topology.dead.name
-            ));
-        }
-        err
+        let snapshot = letters.all().await?;
+        Ok((letters, snapshot))
     }
 
     async fn all(&mut self) -> Result<Vec<Delivery>, BrokerError> {
@@ -218,10 +197,7 @@ impl Letters {
                     .kept += 1;
                 Ok(Some(delivery))
             }
-            Ok(Some(Err(err))) => {
-                self.life.note_unreadable(&err);
-                Err(BrokerError::Failed("reading dead letters", err.to_string()))
-            }
+            Ok(Some(Err(err))) => Err(BrokerError::Failed("reading dead letters", err.to_string())),
             Ok(None) => Err(BrokerError::Lost(
                 "the broker cancelled the consumer".to_owned(),
             )),

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use lapin::ErrorKind;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Metrics, ROLES};
@@ -24,7 +23,6 @@ pub struct Life {
     reason: OnceLock<String>,
     began: Instant,
     proved: AtomicBool,
-    unreadable: AtomicBool,
     refused: AtomicBool,
     pulse: Mutex<Instant>,
     stall_max: Duration,
@@ -39,7 +37,6 @@ impl Life {
             reason: OnceLock::new(),
             began: Instant::now(),
             proved: AtomicBool::new(false),
-            unreadable: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             pulse: Mutex::new(Instant::now()),
             stall_max: heartbeat.mul_f64(STALL_HEARTBEATS),
@@ -74,18 +71,6 @@ impl Life {
     /// Whether work was done on it, or it stood by for a while.
     pub(super) fn was_of_use(&self) -> bool {
         self.proved.load(Ordering::Relaxed) || self.began.elapsed() >= OF_USE_AFTER
-    }
-
-    /// Whether it ended because the broker sent a message that the client library can't read.
-    pub(super) fn met_unreadable(&self) -> bool {
-        self.unreadable.load(Ordering::Relaxed)
-    }
-
-    /// Says that the broker sent a message that the client library can't read.
-    pub(super) fn note_unreadable(&self, err: &lapin::Error) {
-        if matches!(err.kind(), ErrorKind::ParsingError(_)) {
-            self.unreadable.store(true, Ordering::Relaxed);
-        }
     }
 
     /// Whether it ended because a copy could not be published.

@@ -24,6 +24,7 @@ pub mod successor;
 pub mod supervisor;
 pub mod tls;
 mod watch;
+pub mod wire;
 
 use std::future::Future;
 use std::time::Duration;

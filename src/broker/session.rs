@@ -20,8 +20,6 @@ use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch}
 use crate::config::Amqp;
 use crate::metrics::{Metrics, ROLES};
 
-/// How long messages are taken one at a time after one that could not be read (see [`super::supervisor`]).
-pub(super) const ISOLATION: Duration = Duration::from_secs(10);
 /// How long a polite good-bye may take; the broker takes everything back without one as well.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -41,26 +39,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects twice to one node, declares or verifies the topology, and starts watching. `prefetch` may be smaller than
-    /// configured. `ask`: whether to ask if copies may be published (see [`Publisher::may_publish`]).
+    /// Connects twice to one node, declares or verifies the topology, and starts watching. `ask`: whether to ask if copies may be
+    /// published (see [`Publisher::may_publish`]).
     ///
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
     pub async fn open(
         address: &BrokerAddress,
         amqp: &Amqp,
-        prefetch: u16,
         ask: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
-        let opened = Self::try_open(address, amqp, prefetch, ask, metrics).await;
+        let opened = Self::try_open(address, amqp, ask, metrics).await;
         opened.map_err(|err| Remedy::of_daemon(address, amqp).added_to(err))
     }
 
     async fn try_open(
         address: &BrokerAddress,
         amqp: &Amqp,
-        prefetch: u16,
         ask: bool,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
@@ -84,7 +80,7 @@ impl Session {
             consume,
             channel,
             queue: amqp.topology.main.name.clone(),
-            prefetch,
+            prefetch: amqp.prefetch,
             consumers: AtomicU64::new(0),
             remedy: Remedy::of_daemon(address, amqp),
             publisher,
@@ -94,9 +90,6 @@ impl Session {
         if ask {
             // Last, and watched: during an alarm the broker does not read this connection any more.
             session.publisher.may_publish().await?;
-        }
-        if prefetch < amqp.prefetch {
-            tokio::spawn(end_isolation(Arc::clone(&session.life)));
         }
         Ok(session)
     }
@@ -192,7 +185,6 @@ impl Deliveries<'_> {
         match self.consumer.next().await {
             Some(Ok(delivery)) => Some(Delivery::new(delivery, Arc::clone(&self.session.life))),
             Some(Err(err)) => {
-                self.session.life.note_unreadable(&err);
                 self.session
                     .life
                     .end(format!("the consumer's channel failed: {err}"));
@@ -226,15 +218,5 @@ impl Deliveries<'_> {
             left.push(Delivery::new(delivery, Arc::clone(&self.session.life)));
         }
         Ok(left)
-    }
-}
-
-/// A consumer's prefetch can't be changed: only the next session has the full one.
-async fn end_isolation(life: Arc<Life>) {
-    tokio::select! {
-        () = tokio::time::sleep(ISOLATION) => {
-            life.end("nothing unreadable for a while: back to the full prefetch");
-        }
-        () = life.over() => {}
     }
 }

@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use sha2::{Digest, Sha256};
 
 use super::delivery::Message;
+use super::wire::HEADERS_DROPPED;
 use crate::domain::attempt::{ATTEMPT, FIRST_SEEN};
 use crate::domain::decide::{Destination, Successor};
 use crate::domain::message::{DeleteGroups, decode, with_groups};
@@ -16,7 +17,6 @@ pub(super) const CODE: &str = "convgroup-code";
 pub(super) const CLASS: &str = "convgroup-class";
 pub(super) const INFO: &str = "convgroup-info";
 pub(super) const FAILED_AT: &str = "convgroup-failed-at";
-const HEADERS_DROPPED: &str = "convgroup-headers-dropped";
 /// How often a dead letter was redriven.
 pub(super) const REDRIVES: &str = "convgroup-redrives";
 /// The redrive that sent it last: how a redrive recognizes what comes back dead.

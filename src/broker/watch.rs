@@ -91,7 +91,6 @@ async fn watched(
                 Meaning::GoOn => {}
                 Meaning::Replaced => return,
                 Meaning::End => {
-                    life.note_unreadable(&err);
                     life.end(format!("the {role} connection failed: {err}"));
                 }
             },

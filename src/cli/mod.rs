@@ -14,7 +14,6 @@ mod usersig;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::os::unix::process::CommandExt;
 use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,9 +89,6 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    if matches!(cli.command, Command::Run | Command::Dlq(_)) {
-        deepen_stacks();
-    }
     // rustls wants to be told which cryptography to use; nobody else in this process chooses.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match runtime() {
@@ -104,7 +100,7 @@ pub fn main() -> ExitCode {
             return Exit::Other.into();
         }
     };
-    // In a task, whose thread has the deep stack; this one's was fixed by whoever started the process.
+    // In a task: a panic in it ends with an exit code of ours.
     let dispatched = runtime.block_on(runtime.spawn(dispatch(cli)));
     let exit = dispatched.map_or(Exit::Other, |done| {
         done.unwrap_or_else(|failure| {
@@ -136,37 +132,6 @@ fn runtime() -> Result<Runtime, String> {
             None => panic::resume_unwind(panicked),
         },
     }
-}
-
-/// The variable that sets the stack of threads that set none themselves, as the client library's do.
-const MIN_STACK: &str = "RUST_MIN_STACK";
-/// In bytes. Header tables nest as deep as one frame (128 KiB) has room for, 26,000 levels, and are parsed by recursion: some 2 KB
-/// a level, far more unoptimized. Only pages that are touched cost memory.
-const MIN_STACK_BYTES: &str = if cfg!(debug_assertions) {
-    "1073741824"
-} else {
-    "134217728"
-};
-
-/// Starts this program anew, as the same process, with deep stacks for all threads and few arenas for memory (one a thread, as
-/// is usual, keeps what short bursts freed). A message with deeply nested headers would
-/// overflow the usual ones and end the process, and the next, and so on.
-fn deepen_stacks() {
-    if std::env::var_os(MIN_STACK).is_some() {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else {
-        return;
-    };
-    let arguments = std::env::args_os().skip(1);
-    let err = std::process::Command::new(program)
-        .args(arguments)
-        .env(MIN_STACK, MIN_STACK_BYTES)
-        .env("MALLOC_ARENA_MAX", "2")
-        .exec();
-    telemetry::say(&format!(
-        "convgroup-deleter: can't start anew with deep stacks, going on with the usual ones: {err}"
-    ));
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {

@@ -129,6 +129,9 @@ pub enum Malformed {
     /// More than [`GROUPS_MAX`] names.
     #[error("`{GROUPS_KEY}` has {0} names, more than {GROUPS_MAX}")]
     TooManyGroups(usize),
+    /// The message around the event can't be read; the text says why.
+    #[error("the message can't be read by an AMQP client: {0}")]
+    Unreadable(String),
     /// One of the names is the empty string.
     #[error("`{GROUPS_KEY}` holds an empty name")]
     EmptyGroup,

@@ -62,6 +62,7 @@ fn message(data: &[u8]) -> Option<Message> {
         body: body.to_vec(),
         properties,
         redelivered: false,
+        unreadable: None,
     })
 }
 

@@ -63,6 +63,14 @@ struct Judged {
     decision: Decision,
 }
 
+/// Reads the event, where its message could be read at all.
+fn read(message: &Message) -> Result<DeleteGroups, Malformed> {
+    match &message.unreadable {
+        Some(reason) => Err(Malformed::Unreadable(reason.clone())),
+        None => decode_declared(&message.body, message.declared()),
+    }
+}
+
 /// Counts a message as in hand for as long as it lives, however its task ends.
 struct InHand<'m>(&'m Metrics);
 
@@ -91,7 +99,7 @@ impl Worker {
     /// Hands back a delivery on which no work was begun.
     pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
         let _in_hand = self.received(&delivery.message);
-        let event = decode_declared(&delivery.message.body, delivery.message.declared());
+        let event = read(&delivery.message);
         let judged = Judged {
             event,
             ends: Vec::new(),
@@ -123,7 +131,7 @@ impl Worker {
 
     async fn judge(&self, message: &Message, life: &Life) -> Judged {
         let attempt = message.attempt(unix_ms());
-        let event = match decode_declared(&message.body, message.declared()) {
+        let event = match read(message) {
             Ok(event) => event,
             Err(malformed) => {
                 let decision = decide_malformed(&malformed, attempt);

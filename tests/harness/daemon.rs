@@ -282,6 +282,17 @@ impl Daemon {
         self.child.try_wait().expect("the child is ours").is_none()
     }
 
+    /// The most memory that was resident at once so far, in bytes (`VmHWM`).
+    pub fn peak_resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("the process is there");
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+            .expect("Linux says it");
+        kib.trim().parse::<u64>().expect("a number") * 1024
+    }
+
     /// Waits for the end and returns the exit code, or the negative number of the signal that killed the process.
     ///
     /// [`Daemon::output`] is complete when this returns.

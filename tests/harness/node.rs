@@ -80,6 +80,16 @@ impl Node {
         node
     }
 
+    /// A node without plugins, with these lines in its `rabbitmq.conf`.
+    pub async fn with_conf(conf: &str) -> Self {
+        let ports = Block::claim();
+        let family = Arc::new(Family::start(ports.port(EPMD)).await);
+        let node = Self::prepare(family, ports, &[], conf);
+        node.boot();
+        node.ready(READY_PATIENCE).await;
+        node
+    }
+
     /// A node that speaks TLS on a second port (see [`Node::tls_port`]); `conf` says `ssl_options.*`.
     pub async fn with_tls(conf: &str) -> Self {
         let ports = Block::claim();

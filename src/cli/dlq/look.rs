@@ -114,7 +114,7 @@ pub(crate) fn shown(
 struct Told {
     meaning: String,
     on_redrive: String,
-    /// The API's text, or what is malformed.
+    /// The API's text, or what is malformed, or why the message can't be read.
     info: String,
     user: String,
     groups: String,
@@ -129,13 +129,14 @@ impl Told {
     fn of(letter: &Letter, message: &Message, codes: &CodeTable, ids: Option<Ids>) -> Self {
         const HIDDEN: &str =
             "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
-        let body = message.body.as_slice();
         let reveals = ids.is_some_and(|ids| ids.reveals());
+        let body = &message.body;
+        let ours = letter.cause == MALFORMED || message.unreadable.is_some();
         let mut told = Self {
             meaning: meaning(codes, &letter.cause, &letter.code),
             on_redrive: outlook(codes, letter),
             // The API's text may name users and groups.
-            info: if reveals || letter.cause == MALFORMED || letter.info.is_empty() {
+            info: if reveals || ours || letter.info.is_empty() {
                 letter.info.clone()
             } else {
                 "(hidden; --reveal-ids)".to_owned()
@@ -150,6 +151,11 @@ impl Told {
             Ok(event) => {
                 told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
                 told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
+                if letter.cause == MALFORMED {
+                    told.on_redrive =
+                        "tried from the start, without the properties that could not be read"
+                            .to_owned();
+                }
             }
             Err(_) if let Some(bytes) = letter.body_missing_bytes => {
                 told.malformed =
@@ -184,11 +190,16 @@ impl Told {
         } else {
             format!("{} ({} bytes)", self.malformed, self.bytes)
         };
-        // Of a malformed one it is what the event's line says.
-        let info = if letter.cause == MALFORMED {
+        // Of a malformed one it is what the event's line says, unless it was the message around it.
+        let info = if letter.cause == MALFORMED && !self.malformed.is_empty() {
             ""
         } else {
             &self.info
+        };
+        let reason = if letter.code.is_empty() {
+            "reason"
+        } else {
+            "API's text"
         };
         let died = moment(letter.failed_at_ms);
         let lines = [
@@ -196,7 +207,7 @@ impl Told {
             ("died", &died),
             ("cause", cause.trim_end()),
             ("meaning", &self.meaning),
-            ("API's text", info),
+            (reason, info),
             ("attempts", &attempts),
             ("event", &event),
             ("body", &self.body),
@@ -212,11 +223,9 @@ impl Told {
 
 fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
     let told = match cause {
-        MALFORMED => "the event can't be read",
+        MALFORMED => "the event can't be read, or not the message around it",
         NONE => "neither the daemon nor the broker put it here: somebody published to this queue",
-        DELIVERY_LIMIT => {
-            "delivered too often without being settled: handed back again and again, or unreadable to the daemon"
-        }
+        DELIVERY_LIMIT => "delivered too often without being settled: handed back again and again",
         TTL => {
             "it waited in the main queue longer than its `expiration` (or a policy's message-ttl) allows: RabbitMQ moved it here \
              undone"
