@@ -112,7 +112,7 @@ impl Daemon {
                     return Ended::Clean;
                 }
             };
-            let ended = self.work(&session, &stop).await;
+            let ended = Box::pin(self.work(&session, &stop)).await;
             if let Some(ended) = ended {
                 session.close().await;
                 return ended;

@@ -62,16 +62,14 @@ impl Waiting {
     }
 
     fn pop(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_front();
-        match &entry {
-            Some(Entry::Line(line)) => self.bytes -= line.len(),
-            Some(Entry::Gap(_)) => {}
-            None if self.dropped > 0 => {
-                return Some(Entry::Gap(std::mem::take(&mut self.dropped)));
-            }
-            None => {}
+        let Some(entry) = self.entries.pop_front() else {
+            let dropped = std::mem::take(&mut self.dropped);
+            return (dropped > 0).then_some(Entry::Gap(dropped));
+        };
+        if let Entry::Line(line) = &entry {
+            self.bytes -= line.len();
         }
-        entry
+        Some(entry)
     }
 
     fn is_done(&self) -> bool {
@@ -354,7 +352,7 @@ mod tests {
     #[test]
     fn a_gap_at_the_end_is_told_when_the_output_moves_though_nothing_follows() {
         let lines = lines();
-        let line = [b'x'; WAITING_BYTES_MAX / 2];
+        let line = vec![b'x'; WAITING_BYTES_MAX / 2];
         let (taken, say) = at_work(&lines);
         for _ in 0..5 {
             lines.push(&line);

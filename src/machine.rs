@@ -30,7 +30,7 @@ impl Limit {
 
     /// By the text of an error, or of a panic that quotes one.
     pub(crate) fn in_text(text: &str) -> Option<Self> {
-        let codes = ["(os error ", "Os { code: "]
+        let mut codes = ["(os error ", "Os { code: "]
             .into_iter()
             .flat_map(|before| {
                 text.match_indices(before).filter_map(move |(at, _)| {
@@ -39,7 +39,7 @@ impl Limit {
                     rest[..end].parse().ok()
                 })
             });
-        codes.filter_map(Self::of_code).next()
+        codes.find_map(Self::of_code)
     }
 
     /// What it means and what to do, in a line.

@@ -93,7 +93,7 @@ enum Meaning {
 /// The handlers can't be installed, or the thread that hears the signals can't be started.
 pub fn on_signals() -> io::Result<CancellationToken> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
-    let (heard, hears) = unbounded_channel();
+    let (heard, signals) = unbounded_channel();
     let entered = runtime.enter();
     let ignores_hangup = ignores(&status(), Heard::Hangup);
     for which in Heard::ALL {
@@ -112,7 +112,7 @@ pub fn on_signals() -> io::Result<CancellationToken> {
     thread::Builder::new()
         .name("signals".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || runtime.block_on(hear(hears, stopping)))?;
+        .spawn(move || runtime.block_on(hear(signals, stopping)))?;
     Ok(stop)
 }
 

@@ -17,7 +17,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::config::Log;
 use crate::log_lines::{LogLines, Missing, Writer};
-use crate::machine::limit_in_panic;
+use crate::machine::{Limit, limit_in_panic};
 
 /// How long the end of the process waits for lines to be written: a pipe that nobody reads must not hold up a stop.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
@@ -67,13 +67,11 @@ pub fn start(log: Log, dropped: IntCounter) -> io::Result<()> {
         .init();
     panic::set_hook(Box::new(|info| {
         let at = info.location().map(ToString::to_string).unwrap_or_default();
-        match limit_in_panic(info.payload()) {
-            Some(limit) => tracing::error!(panic.at = at, "{}", limit.advice()),
-            None => tracing::error!(
-                panic.at = at,
-                "a bug: the program panicked; its text is left out because it may quote ids"
-            ),
-        }
+        let told = limit_in_panic(info.payload()).map_or(
+            "a bug: the program panicked; its text is left out because it may quote ids",
+            Limit::advice,
+        );
+        tracing::error!(panic.at = at, "{told}");
     }));
     Ok(())
 }

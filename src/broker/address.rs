@@ -2,7 +2,7 @@
 //!
 //! Read strictly: what could be read in two ways is refused. A lenient reader takes `amqp://guest:/rest-of-a-password@host` for a
 //! host `guest` and a vhost, and a vhost is shown.
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::time::Duration;
@@ -187,7 +187,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
         return Err("has a host that is no name and no IP address".to_owned());
     }
     let port =
-        port.map(|port| number(port, 1).ok_or("has a port that is no number from 1 to 65535"));
+        port.map(|port| number(port, &1).ok_or("has a port that is no number from 1 to 65535"));
     Ok((host.to_owned(), port.transpose()?))
 }
 
@@ -207,12 +207,12 @@ fn query(text: &str) -> Result<AMQPQueryString, String> {
         let fresh = match key {
             "frame_max" => query
                 .frame_max
-                .replace(read(key, value, FRAME_BYTES_MIN)?)
+                .replace(read(key, value, &FRAME_BYTES_MIN)?)
                 .is_none(),
-            "channel_max" => query.channel_max.replace(read(key, value, 1)?).is_none(),
+            "channel_max" => query.channel_max.replace(read(key, value, &1)?).is_none(),
             "connection_timeout" => query
                 .connection_timeout
-                .replace(read(key, value, 1)?)
+                .replace(read(key, value, &1)?)
                 .is_none(),
             "auth_mechanism" => {
                 let mechanism = value.parse().map_err(|_| unreadable(key))?;
@@ -233,7 +233,7 @@ fn query(text: &str) -> Result<AMQPQueryString, String> {
     Ok(query)
 }
 
-fn read<N: FromStr + PartialOrd>(key: &str, value: &str, least: N) -> Result<N, String> {
+fn read<N: FromStr + PartialOrd>(key: &str, value: &str, least: &N) -> Result<N, String> {
     number(value, least).ok_or_else(|| unreadable(key))
 }
 
@@ -242,11 +242,9 @@ fn unreadable(key: &str) -> String {
 }
 
 /// Digits only: `parse` would take a sign as well.
-fn number<N: FromStr + PartialOrd>(text: &str, least: N) -> Option<N> {
+fn number<N: FromStr + PartialOrd>(text: &str, least: &N) -> Option<N> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    text.parse()
-        .ok()
-        .filter(|number| digits && *number >= least)
+    text.parse().ok().filter(|number| digits && number >= least)
 }
 
 /// Decodes the escapes of one part, once. All but letters, digits and `-._~!$&'()*+,;=` has to be escaped (RFC 3986).
@@ -293,7 +291,7 @@ fn encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             part.push(char::from(byte));
         } else {
-            part += &format!("%{byte:02x}");
+            let _ = write!(part, "%{byte:02x}");
         }
     }
     part

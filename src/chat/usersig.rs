@@ -4,7 +4,7 @@
 //! It is a credential: nothing here puts it, or the secret key, into an error or a `Debug` text.
 //! When to sign anew is not decided here.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{Read, Write};
 
 use base64::Engine;
@@ -101,7 +101,7 @@ impl Claims {
             self.expire_s,
         );
         if let Some(userbuf) = &self.userbuf {
-            text += &format!("TLS.userbuf:{userbuf}\n");
+            let _ = writeln!(text, "TLS.userbuf:{userbuf}");
         }
         STANDARD
             .decode(&self.sig)

@@ -306,7 +306,7 @@ fn characters_that_cannot_be_seen_are_refused_by_name() {
 #[test]
 fn codes_are_overridden_in_their_own_spelling_only() {
     check_mistakes(
-        "[policy.overrides]\n050001 = \"gone\"\n\"+50002\" = \"gone\"\n\" 51006\" = \"gone\"\nHTTP_429 = \"transient\"\nhttp_0404 = \"transient\"\n50001.0 = \"gone\"\n-0 = \"gone\"\nhttp_418 = \"gone\"\n99999999999999999999 = \"gone\"\n",
+        "[policy.overrides]\n050001 = \"gone\"\n\"+50002\" = \"gone\"\n\" 51006\" = \"gone\"\nHTTP_429 = \"transient\"\nhttp_0404 = \"transient\"\n50001.0 = \"gone\"\n-0 = \"gone\"\nhttp_399 = \"gone\"\n99999999999999999999 = \"gone\"\n",
         &[("CONVGROUP_POLICY__OVERRIDES__051007", "gone")],
         &expect![[r#"
             the configuration has 10 mistakes:
@@ -319,7 +319,7 @@ fn codes_are_overridden_in_their_own_spelling_only() {
               policy.overrides.99999999999999999999 (convgroup.toml:10): is no code; `convgroup-deleter explain` lists them
               policy.overrides.HTTP_429 (convgroup.toml:5): is no code; write it as http_429
               policy.overrides.http_0404 (convgroup.toml:6): is no code; write it as http_404
-              policy.overrides.http_418 (convgroup.toml:9): is no code; `convgroup-deleter explain` lists them
+              policy.overrides.http_399 (convgroup.toml:9): is no code; `convgroup-deleter explain` lists them
         "#]],
     );
     let good = [

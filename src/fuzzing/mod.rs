@@ -6,6 +6,7 @@
 mod address;
 mod config;
 mod event;
+mod frames;
 mod headers;
 mod letter;
 mod reply;
@@ -14,6 +15,7 @@ mod usersig;
 pub use address::address;
 pub use config::config;
 pub use event::event;
+pub use frames::frames;
 pub use headers::headers;
 pub use letter::letter;
 pub use reply::reply;

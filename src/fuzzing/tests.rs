@@ -27,4 +27,4 @@ macro_rules! targets {
     )+ };
 }
 
-targets!(address config event headers letter reply usersig);
+targets!(address config event frames headers letter reply usersig);

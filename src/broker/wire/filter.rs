@@ -71,7 +71,7 @@ impl Filter {
         while !input.is_empty() {
             let step = match &self.state {
                 State::Head => self.head(&mut input, out),
-                &State::Passing { kind, left } => self.pass(kind, left, &mut input, out),
+                &State::Passing { kind, left } => pass(kind, left, &mut input, out),
                 &State::Holding { left } => self.hold(left, &mut input, out),
                 State::Failed(error) => return Err(error.clone()),
             };
@@ -122,23 +122,6 @@ impl Filter {
         }
         out.append(&mut self.held);
         Ok(State::Passing { kind, left })
-    }
-
-    fn pass(
-        &mut self,
-        kind: u8,
-        left: usize,
-        input: &mut &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<State, WireError> {
-        let passed = split(input, left);
-        out.extend_from_slice(passed);
-        if passed.len() < left {
-            let left = left - passed.len();
-            return Ok(State::Passing { kind, left });
-        }
-        ended(kind, passed)?;
-        Ok(State::Head)
     }
 
     fn hold(
@@ -204,12 +187,11 @@ impl Filter {
             tail: &self.tail[self.tail.len().saturating_sub(TAIL_BYTES)..],
             total: u32::from_be_bytes(size) as usize,
         };
-        match header::judge(&content, &self.mark, self.agreed as usize)? {
-            Some(payload) => put(out, kind, channel, &payload),
-            None => {
-                out.extend_from_slice(&self.held);
-                out.push(END);
-            }
+        if let Some(payload) = header::judge(&content, &self.mark, self.agreed as usize)? {
+            put(out, kind, channel, &payload);
+        } else {
+            out.extend_from_slice(&self.held);
+            out.push(END);
         }
         Ok(())
     }
@@ -237,6 +219,18 @@ impl Filter {
         put(out, METHOD, channel, &payload);
         Ok(())
     }
+}
+
+/// Hands on what comes of a frame that passes.
+fn pass(kind: u8, left: usize, input: &mut &[u8], out: &mut Vec<u8>) -> Result<State, WireError> {
+    let passed = split(input, left);
+    out.extend_from_slice(passed);
+    if passed.len() < left {
+        let left = left - passed.len();
+        return Ok(State::Passing { kind, left });
+    }
+    ended(kind, passed)?;
+    Ok(State::Head)
 }
 
 /// Takes at most so many bytes off the front.

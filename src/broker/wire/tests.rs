@@ -1,9 +1,8 @@
 //! What passes the filter, and what becomes of the rest.
-use std::ops::Range;
 
 use lapin::protocol::basic::{AMQPProperties, parse_properties};
 use lapin::protocol::{AMQPClass, connection, parse_class};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -104,7 +103,7 @@ fn properties(out: &[u8]) -> AMQPProperties {
 }
 
 fn names(headers: &FieldTable) -> Vec<&str> {
-    headers.inner().keys().map(|name| name.as_str()).collect()
+    headers.inner().keys().map(ShortString::as_str).collect()
 }
 
 /// What a content header becomes: the reason in its mark, and what is left of the properties.
@@ -254,7 +253,7 @@ fn headers_that_are_too_deep_or_too_many_are_dropped_and_the_message_is_not() {
     for harmful in [
         field(b"deep", &nested(b'A', DEPTH_MAX)),
         field(b"deep", &nested(b'F', 20_000)),
-        field(b"many", &[b"A", &long(&[b'V'; 100_000])[..]].concat()),
+        field(b"many", &[b"A", &long(&vec![b'V'; 100_000])[..]].concat()),
         b"\x00V".repeat(VALUES_MAX),
     ] {
         let (reason, properties) = judged(&with_headers(&[&kept[..], &harmful].concat()));
@@ -589,9 +588,8 @@ fn arbitrary_header() -> impl Strategy<Value = Vec<u8>> {
                 }
             }
             let mut payload = header(flags, &bytes);
-            const CHANGED: Range<usize> = 12..usize::MAX;
             for (at, byte) in changes {
-                let at = CHANGED.start + at.index(payload.len() - CHANGED.start);
+                let at = 12 + at.index(payload.len() - 12);
                 payload[at] = byte;
             }
             payload.truncate(payload.len() - cut.min(payload.len() - 12));

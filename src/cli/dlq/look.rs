@@ -152,9 +152,8 @@ impl Told {
                 told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
                 told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
                 if letter.cause == MALFORMED {
-                    told.on_redrive =
-                        "tried from the start, without the properties that could not be read"
-                            .to_owned();
+                    "tried from the start, without the properties that could not be read"
+                        .clone_into(&mut told.on_redrive);
                 }
             }
             Err(_) if let Some(bytes) = letter.body_missing_bytes => {
