@@ -15,7 +15,7 @@ use crate::telemetry;
 /// A SIGHUP that comes this soon after the first signal belongs to it. A shell that loses its terminal sends one to its jobs and
 /// the kernel sends another when the shell ends; systemd can send one right after SIGTERM.
 const HANG_UP_MAX: Duration = Duration::from_millis(200);
-/// For the thread that hears signals, in bytes. The usual size is far more here (see `deepen_stacks` in `cli`).
+/// For the thread that hears signals, in bytes. It needs little.
 const STACK_BYTES: usize = 1024 * 1024;
 
 /// The signals that are heard. SIGPIPE is ignored from the start; all others do what they do to any process.

@@ -21,7 +21,7 @@ use crate::machine::{Limit, limit_in_panic};
 
 /// How long the end of the process waits for lines to be written: a pipe that nobody reads must not hold up a stop.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
-/// For the thread that writes, in bytes. The usual size is far more here (see `deepen_stacks` in `cli`).
+/// For the thread that writes, in bytes. It needs little.
 const STACK_BYTES: usize = 1024 * 1024;
 
 /// The lines of this process, once [`start`] was called.

@@ -71,7 +71,12 @@ async fn on_a_node(conf: &str) -> (Node, World) {
 fn unreadable() -> Vec<(&'static str, u16, Vec<u8>)> {
     const HEADERS: u16 = 0x2000;
     const MESSAGE_ID: u16 = 0x0080;
-    let large = [&short_bytes(b"large")[..], b"S", &table(&[b'x'; 200_000])].concat();
+    let large = [
+        &short_bytes(b"large")[..],
+        b"S",
+        &table(&vec![b'x'; 200_000]),
+    ]
+    .concat();
     vec![
         (
             "a header name is not UTF-8",
@@ -257,7 +262,7 @@ async fn many_header_values_take_no_memory() {
     world.declare().await;
     let users = users(MESSAGES);
     world.add(&users);
-    let void = [&short_bytes(b"many")[..], b"A", &table(&[b'V'; VALUES])].concat();
+    let void = [&short_bytes(b"many")[..], b"A", &table(&vec![b'V'; VALUES])].concat();
     let addr = shared_node().await.addr();
     let mut raw = RawPublisher::connect(addr).expect("the broker lets guest in");
     for user in &users {
@@ -347,7 +352,14 @@ async fn a_broker_with_the_smallest_frames_is_told_as_such() {
 async fn a_hostile_server_ends_as_an_error() {
     const DEEP_IN_A_FRAME: usize = 25_000;
     let world = World::new().await;
-    let claim = |kind: u8| [&[kind, 0, 0][..], &u32::MAX.to_be_bytes(), &[0; 100_000]].concat();
+    let claim = |kind: u8| {
+        [
+            &[kind, 0, 0][..],
+            &u32::MAX.to_be_bytes(),
+            &vec![0; 100_000],
+        ]
+        .concat()
+    };
     for (properties, then, told) in [
         (
             vec![],
