@@ -11,10 +11,10 @@ use crate::chat::client::ChatClient;
 use crate::chat::connects::Hears;
 use crate::chat::signer::Signer;
 use crate::config::Config;
+use crate::domain::gate::Reason;
 use crate::metrics::Metrics;
-use crate::pace::HANDOVER_PAUSE;
 use crate::pace::limiter::Limiter;
-use crate::pace::suspension::{Reason, Suspension};
+use crate::pace::suspension::Suspension;
 use crate::status::{State, Status};
 use crate::telemetry::Ids;
 use crate::worker::Worker;
@@ -135,7 +135,7 @@ impl Daemon {
             let turn = if self.suspension.is_suspended() {
                 self.suspended(session, stop).await
             } else {
-                self.consume(session, stop, &mut tasks).await
+                Box::pin(self.consume(session, stop, &mut tasks)).await
             };
             match turn {
                 PhaseEnd::Over => {}
@@ -183,9 +183,9 @@ impl Daemon {
                 return PhaseEnd::Lost;
             }
         };
+        self.suspension.consumer_started();
         self.status.set(State::Consuming);
         let mut tick = tokio::time::interval(TURN);
-        let mut first = true;
         // Made once: the loop turns twice for each message.
         let mut ended = std::pin::pin!(self.ended(session, stop));
         loop {
@@ -203,9 +203,7 @@ impl Daemon {
                 Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery else { return PhaseEnd::Lost };
-                    if std::mem::take(&mut first) {
-                        self.suspension.limiter().hold(HANDOVER_PAUSE);
-                    }
+                    self.suspension.delivered();
                     // Boxed: it has kilobytes, and a task's state is moved several times.
                     let work = Arc::clone(&self.worker).work_on(delivery, Arc::clone(session));
                     tasks.spawn(Box::pin(work));
@@ -279,7 +277,7 @@ impl Daemon {
         session: &Session,
     ) -> Ended {
         self.status.set(State::Draining);
-        self.suspension.drain();
+        self.suspension.stop();
         tracing::info!("stopping: no new messages; finishing the calls in flight");
         let finished = async {
             if let Some(deliveries) = deliveries {

@@ -10,16 +10,13 @@ use prometheus::{
 
 use crate::domain::code::{Class, CodeTable};
 use crate::domain::decide::{DEAD_LETTER_KINDS, Outcome};
+use crate::domain::gate::{Health, Reason};
 
 /// The content type of [`Metrics::encode`]: Prometheus text format 0.0.4.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// States of the daemon, as the label of `convgroup_state`.
 const STATES: [&str; 4] = ["consuming", "suspended", "draining", "disconnected"];
-/// Why the daemon suspended, as the label of `convgroup_suspensions_total`.
-const SUSPENSION_REASONS: [&str; 2] = ["account", "unreachable"];
-/// Results of the probe, as the label of `convgroup_probes_total`.
-const PROBE_RESULTS: [&str; 3] = ["healthy", "faulty", "unreachable"];
 /// The two connections, as the label of `convgroup_amqp_connected`.
 pub const ROLES: [&str; 2] = ["consume", "publish"];
 /// Steps of settling that can fail, as the label of `convgroup_settle_failures_total`.
@@ -187,8 +184,8 @@ impl Metrics {
                 .with_label_values(&[class.label()]);
         }
         let counters = [
-            (&metrics.probes_total, &PROBE_RESULTS[..]),
-            (&metrics.suspensions_total, &SUSPENSION_REASONS[..]),
+            (&metrics.probes_total, &Health::LABELS[..]),
+            (&metrics.suspensions_total, &Reason::LABELS[..]),
             (&metrics.amqp_reconnects_total, &ROLES[..]),
             (&metrics.settle_failures_total, &SETTLE_OPS[..]),
         ];

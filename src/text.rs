@@ -49,6 +49,20 @@ pub fn name(char: char) -> String {
     }
 }
 
+/// What others have written, as text that does nothing to a terminal: control characters are escaped.
+#[must_use]
+pub fn readable(foreign: &str) -> String {
+    let mut text = String::new();
+    for char in foreign.chars() {
+        if char.is_control() {
+            text.extend(char.escape_debug());
+        } else {
+            text.push(char);
+        }
+    }
+    text
+}
+
 /// Reads a text file, at most 1 MiB, without its byte order mark.
 ///
 /// # Errors
@@ -73,6 +87,12 @@ pub fn from_file(path: &Path) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_is_shown_as_it_is_but_for_what_a_terminal_obeys() {
+        assert_eq!(readable("{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(readable("\x1b[2J\nb\u{9b}"), "\\u{1b}[2J\\nb\\u{9b}");
+    }
 
     #[test]
     fn what_surrounds_a_text_does_not_belong_to_it() {

@@ -11,9 +11,10 @@ use crate::broker::declare::{self, Standing};
 use crate::broker::rehearsal::Rehearsal;
 use crate::chat::client::ChatClient;
 use crate::chat::connects::Hears;
-use crate::chat::probe::{Health, probe};
+use crate::chat::probe::probe;
 use crate::chat::signer::Signer;
 use crate::config::{Amqp, Config, Settings};
+use crate::domain::gate::Health;
 use crate::domain::topology::Queue;
 use crate::trust;
 

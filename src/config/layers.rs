@@ -7,7 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
-use crate::text;
+use crate::text::{self, readable};
 
 /// Prefix of the environment variables that set keys.
 pub(super) const ENV_PREFIX: &str = "CONVGROUP_";
@@ -36,9 +36,9 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File(path) => f.write_str(path),
-            Self::Line { path, line } => write!(f, "{path}:{line}"),
-            Self::Env(name) => write!(f, "environment {name}"),
+            Self::File(path) => f.write_str(&readable(path)),
+            Self::Line { path, line } => write!(f, "{}:{line}", readable(path)),
+            Self::Env(name) => write!(f, "environment {}", readable(name)),
             Self::Nowhere => f.write_str("not set"),
         }
     }

@@ -12,6 +12,7 @@ use crate::domain::decide::MALFORMED;
 use crate::domain::letter::{DELIVERY_LIMIT, Letter, MAXLEN, NACKED, NONE, TTL};
 use crate::domain::message::decode_declared;
 use crate::telemetry::Ids;
+use crate::text::readable;
 
 /// So many bytes of a body that can't be read are shown.
 const BODY_BYTES_SHOWN: usize = 1024;
@@ -242,19 +243,6 @@ fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
     told.to_owned()
 }
 
-/// What others have written, as text that does nothing to a terminal.
-fn readable(foreign: &str) -> String {
-    let mut text = String::new();
-    for char in foreign.chars() {
-        if char.is_control() {
-            text.extend(char.escape_debug());
-        } else {
-            text.push(char);
-        }
-    }
-    text
-}
-
 /// What would happen if the letter were sent back now.
 fn outlook(codes: &CodeTable, letter: &Letter) -> String {
     const FROM_THE_START: &str = "tried from the start";
@@ -274,16 +262,5 @@ fn outlook(codes: &CodeTable, letter: &Letter) -> String {
             row.code,
             row.class.reported().consequence()
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_others_wrote_is_shown_as_it_is_but_for_what_a_terminal_obeys() {
-        assert_eq!(readable("{\"a\":1}"), "{\"a\":1}");
-        assert_eq!(readable("\x1b[2J\nb\u{9b}"), "\\u{1b}[2J\\nb\\u{9b}");
     }
 }

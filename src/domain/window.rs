@@ -1,11 +1,11 @@
 //! The window of last calls that tells an outage from a single failure.
 use std::collections::VecDeque;
 
-use crate::domain::code::Class;
+use super::code::Class;
 
 /// The classes of the last calls, as far as they tell whether the API is there.
 #[derive(Debug)]
-pub struct Window {
+pub(super) struct Window {
     size: usize,
     ratio: f64,
     transient: VecDeque<bool>,
@@ -15,7 +15,7 @@ pub struct Window {
 impl Window {
     /// Trips when the last `size` calls are known and at least `ratio` of them were transient.
     #[must_use]
-    pub fn new(size: usize, ratio: f64) -> Self {
+    pub(super) fn new(size: usize, ratio: f64) -> Self {
         Self {
             size,
             ratio,
@@ -26,7 +26,7 @@ impl Window {
 
     /// Takes in a call; says whether the window is mostly transient now. It says so once, and begins anew: calls go on while the
     /// probe is out, and need not ask for another.
-    pub fn observe(&mut self, class: Class) -> bool {
+    pub(super) fn observe(&mut self, class: Class) -> bool {
         if self.transient.len() == self.size && self.transient.pop_front() == Some(true) {
             self.count -= 1;
         }
@@ -42,7 +42,7 @@ impl Window {
     }
 
     /// Forgets everything: the API has been found healthy.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.transient.clear();
         self.count = 0;
     }
