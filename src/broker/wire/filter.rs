@@ -224,13 +224,14 @@ impl Filter {
 /// Hands on what comes of a frame that passes.
 fn pass(kind: u8, left: usize, input: &mut &[u8], out: &mut Vec<u8>) -> Result<State, WireError> {
     let passed = split(input, left);
-    out.extend_from_slice(passed);
-    if passed.len() < left {
-        let left = left - passed.len();
-        return Ok(State::Passing { kind, left });
+    if passed.len() == left {
+        ended(kind, passed)?;
     }
-    ended(kind, passed)?;
-    Ok(State::Head)
+    out.extend_from_slice(passed);
+    Ok(match left - passed.len() {
+        0 => State::Head,
+        left => State::Passing { kind, left },
+    })
 }
 
 /// Takes at most so many bytes off the front.
