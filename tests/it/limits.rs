@@ -153,7 +153,7 @@ fn next_descriptor(daemon: &Daemon) -> usize {
     let is_free = |number: &usize| {
         fs::symlink_metadata(format!("/proc/{}/fd/{number}", daemon.pid())).is_err()
     };
-    (0..100_000).find(is_free).unwrap()
+    (0..1024).find(is_free).unwrap()
 }
 
 /// Threads that the runtime keeps for what may block end when they had nothing to do for ten seconds.

@@ -235,3 +235,24 @@ async fn a_full_disk_under_the_log_holds_up_nothing() {
     daemon.signal("TERM");
     daemon.exits_with(0, seconds(10)).await;
 }
+
+/// What a tool says on the way is for who listens; nobody does, and its work is no less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_whose_stderr_has_lost_its_reader_goes_on() {
+    let world = World::new().await;
+    let mut daemon = world.daemon().await;
+    world.fault(Fault::code(51011));
+    world.publish("user15", &["a"]).await;
+    let dead = world.config.dead_queue();
+    world.broker.eventually_depth(&dead, 1, PATIENCE).await;
+    daemon.signal("TERM");
+    daemon.exits_with(0, seconds(10)).await;
+    let (reader, stderr) = pipe().unwrap();
+    drop(reader);
+    let tool = world.tool_config(&["dlq", "redrive"]);
+    let mut tool = tool.spawn_logging_to(stderr);
+    // Nobody consumes the main queue: what came back is there.
+    tool.exits_with(0, PATIENCE).await;
+    let queue = world.config.queue();
+    world.broker.eventually_depth(queue, 1, PATIENCE).await;
+}

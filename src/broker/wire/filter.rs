@@ -106,22 +106,20 @@ impl Filter {
         };
         let size = u32::from_be_bytes([a, b, c, d]);
         let left = size as usize + 1;
-        let max = match kind {
+        let (bytes, max) = (u64::from(size) + FRAME_EXTRA_BYTES as u64, self.agreed);
+        match kind {
             // RabbitMQ cuts bodies to what was agreed, and sends content headers of any size whole.
-            METHOD | BODY | HEARTBEAT => self.agreed,
-            HEADER => u32::MAX,
-            _ => return Err(WireError::Kind(kind)),
-        };
-        let bytes = u64::from(size) + FRAME_EXTRA_BYTES as u64;
-        if kind != HEADER && bytes > u64::from(max) {
-            let kind = name(kind);
-            return Err(WireError::TooLarge { kind, bytes, max });
+            METHOD | BODY | HEARTBEAT if bytes > u64::from(max) => {
+                let kind = name(kind);
+                Err(WireError::TooLarge { kind, bytes, max })
+            }
+            METHOD | HEADER => Ok(State::Holding { left }),
+            BODY | HEARTBEAT => {
+                out.append(&mut self.held);
+                Ok(State::Passing { kind, left })
+            }
+            _ => Err(WireError::Kind(kind)),
         }
-        if matches!(kind, METHOD | HEADER) {
-            return Ok(State::Holding { left });
-        }
-        out.append(&mut self.held);
-        Ok(State::Passing { kind, left })
     }
 
     fn hold(
@@ -187,12 +185,13 @@ impl Filter {
             tail: &self.tail[self.tail.len().saturating_sub(TAIL_BYTES)..],
             total: u32::from_be_bytes(size) as usize,
         };
-        if let Some(payload) = header::judge(&content, &self.mark, self.agreed as usize)? {
-            put(out, kind, channel, &payload);
-        } else {
-            out.extend_from_slice(&self.held);
-            out.push(END);
-        }
+        let instead = header::judge(&content, &self.mark, self.agreed as usize)?;
+        put(
+            out,
+            kind,
+            channel,
+            instead.as_deref().unwrap_or(content.head),
+        );
         Ok(())
     }
 
@@ -221,7 +220,7 @@ impl Filter {
     }
 }
 
-/// Hands on what comes of a frame that passes.
+/// Passes bytes of a frame on as they are.
 fn pass(kind: u8, left: usize, input: &mut &[u8], out: &mut Vec<u8>) -> Result<State, WireError> {
     let passed = split(input, left);
     if passed.len() == left {

@@ -1,5 +1,4 @@
 //! What passes the filter, and what becomes of the rest.
-
 use lapin::protocol::basic::{AMQPProperties, parse_properties};
 use lapin::protocol::{AMQPClass, connection, parse_class};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
