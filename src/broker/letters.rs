@@ -210,7 +210,7 @@ impl Letters {
     /// # Errors
     /// The letter then stays here.
     pub async fn redrive(&mut self, letter: Delivery, run: &str) -> Result<(), BrokerError> {
-        let properties = redriven(&letter.message, run);
+        let properties = redriven(&letter.message, run, self.publisher.frame_max());
         let published = self
             .publisher
             .publish(&self.topology.main.name, properties, &letter.message.body)

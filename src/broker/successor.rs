@@ -26,8 +26,10 @@ pub(super) const BODY_BYTES: &str = "convgroup-body-bytes";
 /// And its SHA-256, in hex.
 pub(super) const BODY_SHA256: &str = "convgroup-body-sha256";
 const TRACEPARENT: &str = "traceparent";
-/// A W3C traceparent has 55 bytes; whatever is far longer is none.
-const TRACEPARENT_BYTES_MAX: usize = 256;
+/// Headers that travel on where foreign ones do not.
+const RESCUED: [&str; 3] = [TRACEPARENT, REDRIVES, REDRIVE_RUN];
+/// Longest value of one of them, in bytes. A W3C traceparent has 55; whatever is far longer is none.
+const RESCUED_BYTES_MAX: usize = 256;
 
 /// How much of its message a copy carries. Where the broker refuses a copy, the next one is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +97,7 @@ pub struct Copy<'m> {
 ///
 /// What [`carried`] keeps and foreign headers survive. Left out are: `expiration` (it would make the copy vanish), `user_id` (the
 /// broker refuses a foreign one), `priority` (our queues have none), and the headers in [`is_left_out`]. If the rest would not fit
-/// half a frame, only ours and `traceparent` travel.
+/// half a frame, only ours and [`RESCUED`] travel.
 #[must_use]
 pub fn copy<'m>(
     message: &'m Message,
@@ -115,15 +117,11 @@ pub fn copy<'m>(
     if !extent.has_body() {
         name_body(&mut ours, &message.body);
     }
-    let fits = table_bytes(&foreign) + table_bytes(&ours) <= frame_max as usize / 2;
-    let mut headers = if fits && extent.has_foreign() {
-        foreign
+    let headers = if extent.has_foreign() {
+        joined(foreign, &ours, frame_max)
     } else {
-        rescued(&foreign)
+        with(rescued(&foreign), &ours)
     };
-    for (name, value) in ours.inner() {
-        headers.insert(name.clone(), value.clone());
-    }
     let properties = if extent.has_foreign() {
         carried(message)
     } else {
@@ -185,10 +183,11 @@ fn header_frame_bytes(properties: &BasicProperties) -> usize {
     22 + delivery_mode + timestamp + headers + texts.into_iter().map(short).sum::<usize>()
 }
 
-/// Properties for a dead letter that is given a new life: no attempts, no cause; only the count of its redrives and the run.
+/// Properties for a dead letter that is given a new life: no attempts, no cause; only the count of its redrives and the run. The
+/// bound for headers is that of a [`copy`].
 #[must_use]
-pub fn redriven(message: &Message, run: &str) -> BasicProperties {
-    let mut headers = message
+pub fn redriven(message: &Message, run: &str, frame_max: u32) -> BasicProperties {
+    let foreign = message
         .properties
         .headers()
         .as_ref()
@@ -199,9 +198,24 @@ pub fn redriven(message: &Message, run: &str) -> BasicProperties {
         .unwrap_or(0)
         .clamp(0, i64::from(i32::MAX))
         + 1;
-    headers.insert(REDRIVES.into(), AMQPValue::LongLongInt(redrives));
-    headers.insert(REDRIVE_RUN.into(), AMQPValue::LongString(run.into()));
-    carried(message).with_headers(headers)
+    let mut ours = FieldTable::default();
+    ours.insert(REDRIVES.into(), AMQPValue::LongLongInt(redrives));
+    ours.insert(REDRIVE_RUN.into(), AMQPValue::LongString(run.into()));
+    carried(message).with_headers(joined(foreign, &ours, frame_max))
+}
+
+/// Foreign headers and ours, in half a frame: if the foreign ones do not fit, only [`RESCUED`] of them travel.
+fn joined(foreign: FieldTable, ours: &FieldTable, frame_max: u32) -> FieldTable {
+    let fits = table_bytes(&foreign) + table_bytes(ours) <= frame_max as usize / 2;
+    let foreign = if fits { foreign } else { rescued(&foreign) };
+    with(foreign, ours)
+}
+
+fn with(mut headers: FieldTable, ours: &FieldTable) -> FieldTable {
+    for (name, value) in ours.inner() {
+        headers.insert(name.clone(), value.clone());
+    }
+    headers
 }
 
 /// The properties that name a message, and no others.
@@ -269,10 +283,12 @@ fn foreign(headers: &FieldTable) -> FieldTable {
 fn rescued(foreign: &FieldTable) -> FieldTable {
     let mut rescued = FieldTable::default();
     rescued.insert(HEADERS_DROPPED.into(), AMQPValue::Boolean(true));
-    if let Some(value) = foreign.inner().get(TRACEPARENT)
-        && value_bytes(value) <= TRACEPARENT_BYTES_MAX
-    {
-        rescued.insert(TRACEPARENT.into(), value.clone());
+    for name in RESCUED {
+        if let Some(value) = foreign.inner().get(name)
+            && value_bytes(value) <= RESCUED_BYTES_MAX
+        {
+            rescued.insert(name.into(), value.clone());
+        }
     }
     rescued
 }

@@ -214,7 +214,16 @@ pub(super) fn from_env(env: impl IntoIterator<Item = (String, String)>) -> Value
                 .strip_prefix(ENV_PREFIX)?
                 .to_lowercase()
                 .replace("__", ".");
-            Some((key, (Text::One(value), Source::Env(name))))
+            Some((key, (Text::One(value), Source::Env(nameable(name)))))
         })
         .collect()
+}
+
+/// A variable as an error may name it: a name may hold anything, also what a terminal obeys.
+fn nameable(name: String) -> String {
+    if name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        name
+    } else {
+        format!("{ENV_PREFIX}… (its name holds more than letters, digits and `_`)")
+    }
 }

@@ -15,14 +15,12 @@ pub fn config(data: &[u8]) {
     }
     let (file, env) = text.split_once('\0').unwrap_or((text, ""));
     check(file, env);
-    for secret in SECRETS {
-        let secret = secret.replace('~', SECRET);
-        check(&format!("{secret}\n{file}"), env);
-    }
-    for secret in SECRETS_IN_THE_ENVIRONMENT {
-        let secret = secret.replace('~', SECRET);
-        check(file, &format!("{env}\n{secret}"));
-    }
+    // One way each; the input decides which.
+    let choice: usize = data.iter().map(|&byte| usize::from(byte)).sum();
+    let written = SECRETS[choice % SECRETS.len()].replace('~', SECRET);
+    check(&format!("{written}\n{file}"), env);
+    let set = SECRETS_IN_THE_ENVIRONMENT[choice % SECRETS_IN_THE_ENVIRONMENT.len()];
+    check(file, &format!("{env}\n{}", set.replace('~', SECRET)));
 }
 
 /// How somebody writes a secret (`~`) at the beginning of a file, rightly and wrongly.
@@ -88,4 +86,19 @@ fn leads_to_files(settings: &Settings) -> bool {
     paths
         .iter()
         .any(|&key| settings.written(key).is_some_and(leads))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_way_to_write_a_secret_shows_it() {
+        for secret in SECRETS {
+            check(&secret.replace('~', SECRET), "");
+        }
+        for secret in SECRETS_IN_THE_ENVIRONMENT {
+            check("", &secret.replace('~', SECRET));
+        }
+    }
 }

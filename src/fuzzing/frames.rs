@@ -1,5 +1,7 @@
-//! The bytes of a broker, as they pass to the client library.
+//! The bytes of a broker, before and behind the filter that stands in front of the client library.
 use lapin::protocol::basic::parse_properties;
+use lapin::protocol::parse_class;
+use lapin::types::{AMQPValue, FieldTable};
 
 use crate::broker::wire::Filter;
 
@@ -8,8 +10,15 @@ const MARK: &str = "convgroup-unreadable-fuzz";
 const FRAMES_MAX: [u32; 2] = [4096, 131_072];
 /// A frame beside its payload: kind, channel, size; and the end.
 const EXTRA_BYTES: usize = 8;
+const METHOD: u8 = 1;
 const HEADER: u8 = 2;
-const BODY: u8 = 3;
+/// What the client library may see of headers: levels, and values on all of them.
+const DEPTH_MAX: usize = 64;
+const VALUES_MAX: usize = 1024;
+/// A content header with fewer bytes breaks no bound: a level takes five.
+const HARMLESS_BYTES: usize = 300;
+/// `connection.start` and `connection.tune`: a table of the one may be emptied, the other may become a close.
+const CHANGED: [&[u8]; 2] = [&[0, 10, 0, 10], &[0, 10, 0, 30]];
 
 /// `data` is what a broker sends: the first byte says where it is cut into pieces.
 ///
@@ -20,10 +29,24 @@ pub fn frames(data: &[u8]) {
         return;
     };
     for frame_max in FRAMES_MAX {
-        let (whole, failed) = filtered([sent], frame_max);
+        let (passed, failed) = filtered([sent], frame_max);
         let pieces = sent.chunks(usize::from(cut).max(1));
-        assert_eq!(filtered(pieces, frame_max), (whole.clone(), failed));
-        passes_what_the_client_library_reads(&whole, frame_max as usize);
+        let in_pieces = filtered(pieces, frame_max);
+        let (before, behind) = (whole_frames(sent), whole_frames(&passed));
+        assert_eq!(failed, in_pieces.1, "it matters how the bytes are cut");
+        // How much of a frame that fails has passed depends on the pieces; the client library reads none of it.
+        assert!(behind == whole_frames(&in_pieces.0));
+        assert!(failed.is_some() || before.len() == behind.len());
+        for (before, behind) in before.iter().zip(behind) {
+            let bytes = behind.payload.len() + EXTRA_BYTES;
+            assert!(bytes <= frame_max as usize, "{bytes} bytes");
+            assert_eq!((before.kind, before.channel), (behind.kind, behind.channel));
+            match behind.kind {
+                METHOD => method(before.payload, behind.payload),
+                HEADER => header(before.payload, behind.payload),
+                _ => assert!(before.payload == behind.payload, "a body is changed"),
+            }
+        }
     }
 }
 
@@ -40,40 +63,83 @@ fn filtered<'p>(
             failed = failed.or(Some(err.to_string()));
         }
     }
-    // How much of a frame that fails has passed depends on the pieces; the client library reads none of it.
-    whole_frames(&mut passed);
     (passed, failed)
 }
 
-/// Cuts off a frame that is not whole.
-fn whole_frames(bytes: &mut Vec<u8>) {
-    let mut at = 0;
-    while let Some(frame) = frame(&bytes[at..]) {
-        at += frame.len();
+#[derive(PartialEq, Eq)]
+struct Frame<'a> {
+    kind: u8,
+    channel: &'a [u8],
+    payload: &'a [u8],
+}
+
+/// The frames at the beginning that are whole.
+fn whole_frames(mut bytes: &[u8]) -> Vec<Frame<'_>> {
+    let mut frames = Vec::new();
+    while let Some((&[kind, _, _, a, b, c, d], rest)) = bytes.split_first_chunk::<7>() {
+        let size = u32::from_be_bytes([a, b, c, d]) as usize;
+        let Some((payload, [0xCE, after @ ..])) = rest.split_at_checked(size) else {
+            break;
+        };
+        frames.push(Frame {
+            kind,
+            channel: &bytes[1..3],
+            payload,
+        });
+        bytes = after;
     }
-    bytes.truncate(at);
+    frames
 }
 
-/// The first frame, if it is whole.
-fn frame(bytes: &[u8]) -> Option<&[u8]> {
-    let size: [u8; 4] = bytes.get(3..7)?.try_into().ok()?;
-    let end = u32::from_be_bytes(size) as usize + EXTRA_BYTES;
-    bytes.get(..end)
+/// The client library parses every method that passes; one that it could parse anyway passes as it came.
+fn method(before: &[u8], behind: &[u8]) {
+    let parses = |payload: &[u8]| parse_class(payload).is_ok_and(|(rest, _)| rest.is_empty());
+    assert!(parses(behind), "{behind:?}");
+    if parses(before) && !CHANGED.iter().any(|number| before.starts_with(number)) {
+        assert_eq!(before, behind);
+    }
 }
 
-fn passes_what_the_client_library_reads(passed: &[u8], frame_max: usize) {
-    let mut at = 0;
-    while let Some(frame) = frame(&passed[at..]) {
-        at += frame.len();
-        assert!(frame.len() <= frame_max, "{} bytes", frame.len());
-        let payload = &frame[7..frame.len() - 1];
-        match frame[0] {
-            HEADER => {
-                let read = parse_properties(&payload[12..]);
-                assert!(read.is_ok_and(|(rest, _)| rest.is_empty()));
-            }
-            BODY => {}
-            _ => assert_eq!(frame[frame.len() - 1], 0xCE),
+/// The client library parses every message that passes; one that it could parse anyway, within the bounds, passes as it came.
+/// The others say what was done to them.
+fn header(before: &[u8], behind: &[u8]) {
+    assert_eq!(before[..12], behind[..12], "the body has another size");
+    let found = read(&behind[12..]).expect("the client library parses it");
+    assert!(is_bounded(&found), "{found:?}");
+    let marked = found.inner().contains_key(MARK);
+    let dropped = found.inner().contains_key("convgroup-headers-dropped");
+    match read(&before[12..]) {
+        None => assert!(marked, "{found:?}"),
+        Some(headers) => {
+            let same = before == behind;
+            assert!(!marked && (same || dropped), "{found:?}");
+            assert!(!same || is_bounded(&headers), "{found:?}");
+            // Of two headers with one name only the second is seen here, so the bounds say less than the bytes.
+            assert!(same || before.len() > HARMLESS_BYTES, "{found:?}");
         }
     }
+}
+
+/// The headers, where the client library parses the properties.
+fn read(properties: &[u8]) -> Option<FieldTable> {
+    let (rest, properties) = parse_properties(properties).ok()?;
+    let headers = properties.headers().clone().unwrap_or_default();
+    rest.is_empty().then_some(headers)
+}
+
+fn is_bounded(headers: &FieldTable) -> bool {
+    let (depth, values) = extent(headers.inner().values());
+    depth < DEPTH_MAX && values <= VALUES_MAX
+}
+
+/// The levels inside of these values, and how many values there are on all of them.
+fn extent<'v>(values: impl Iterator<Item = &'v AMQPValue>) -> (usize, usize) {
+    values.fold((0, 0), |(deepest, count), value| {
+        let (depth, inside) = match value {
+            AMQPValue::FieldTable(table) => extent(table.inner().values()),
+            AMQPValue::FieldArray(array) => extent(array.as_slice().iter()),
+            _ => return (deepest, count + 1),
+        };
+        (deepest.max(depth + 1), count + 1 + inside)
+    })
 }

@@ -1,20 +1,23 @@
 //! Properties and headers of messages: what the daemon reads in them, and what its copies carry on.
 use lapin::BasicProperties;
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::{CODES, NOW_MS, message, on_the_wire, table_on_the_wire};
+use super::{CODES, NOW_MS, assert_silent, message, on_the_wire, table_on_the_wire, with_secret};
 use crate::broker::delivery::Message;
 use crate::broker::letter::letter;
-use crate::broker::successor::{Extent, copy, extents, redriven};
+use crate::broker::successor::{Copy, Extent, copy, extents, redriven};
 use crate::domain::attempt::FAILURES_MAX;
 use crate::domain::decide::{
     Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
 };
-use crate::domain::message::Malformed;
+use crate::domain::encoding::Declared;
+use crate::domain::message::{Malformed, decode, decode_declared};
 use crate::domain::reply::Reply;
 
 /// What brokers agree on: the least that AMQP allows, and what RabbitMQ proposes. In bytes.
 const FRAMES_MAX: [u32; 2] = [4096, 131_072];
+/// Longer than any name of a redrive, in bytes.
+const RUN_BYTES_MAX: usize = 200;
 /// A day: how far clocks may differ.
 const CLOCK_SKEW_MAX_MS: i64 = 86_400_000;
 
@@ -27,50 +30,108 @@ pub fn headers(data: &[u8]) {
         return;
     };
     what_is_read_is_plausible(&message);
+    what_explains_a_body_repeats_nothing(&message);
     for successor in successors(&message) {
         for frame_max in FRAMES_MAX {
-            assert!(
-                copies(&message, &successor, frame_max) > 0,
-                "there is always one copy"
-            );
+            let first = copy(&message, &successor, Extent::Whole, NOW_MS, frame_max);
+            assert!(first.is_some(), "there is no copy");
+            for &extent in extents(&successor) {
+                if let Some(copy) = copy(&message, &successor, extent, NOW_MS, frame_max) {
+                    is_what_was_decided(&message, &successor, extent, copy, frame_max);
+                }
+            }
         }
     }
-    let again = Message {
-        properties: redriven(&message, "run-1"),
-        ..message.clone()
-    };
-    carries_what_it_should(&message, &again);
-    let told = letter(&again);
-    assert_eq!((told.attempt, told.redrive_run.as_str()), (0, "run-1"));
-    assert!(told.redrives >= 1 && told.class.is_empty() && told.code.is_empty());
+    for frame_max in FRAMES_MAX {
+        is_given_a_new_life(&message, frame_max);
+    }
 }
 
-/// Checks each copy that is offered; returns how many there are.
-fn copies(message: &Message, successor: &Successor, frame_max: u32) -> usize {
-    let mut count = 0;
-    for &extent in extents(successor) {
-        let Some(copy) = copy(message, successor, extent, NOW_MS, frame_max) else {
-            continue;
-        };
-        let copy = Message {
-            properties: copy.properties,
-            body: copy.body.into_owned(),
-            ..message.clone()
-        };
-        if extent == Extent::Whole {
-            carries_what_it_should(message, &copy);
-        }
-        let names = |message: &Message| {
-            let properties = &message.properties;
-            let ids = (properties.message_id(), properties.correlation_id());
-            format!("{ids:?} {:?}", properties.timestamp())
-        };
-        assert_eq!(names(&copy), names(message));
-        fits(&copy, frame_max);
-        tells_its_history(&copy, successor);
-        count += 1;
+fn is_given_a_new_life(message: &Message, frame_max: u32) {
+    let again = Message {
+        properties: redriven(message, "run-1", frame_max),
+        ..message.clone()
+    };
+    carries_what_it_should(message, &again);
+    does_no_harm(&again);
+    fits(&again, frame_max);
+    let told = letter(&again);
+    assert_eq!((told.attempt, told.redrive_run.as_str()), (0, "run-1"));
+    assert!(told.class.is_empty() && told.code.is_empty());
+    let redrives = letter(message).redrives.clamp(0, i64::from(i32::MAX));
+    assert_eq!(told.redrives, redrives + 1);
+}
+
+fn is_what_was_decided(
+    message: &Message,
+    successor: &Successor,
+    extent: Extent,
+    copy: Copy<'_>,
+    frame_max: u32,
+) {
+    let copy = Message {
+        body: copy.body.into_owned(),
+        properties: copy.properties,
+        ..message.clone()
+    };
+    if extent == Extent::Whole {
+        carries_what_it_should(message, &copy);
     }
-    count
+    let names = |message: &Message| {
+        let properties = &message.properties;
+        let ids = (properties.message_id(), properties.correlation_id());
+        format!("{ids:?} {:?}", properties.timestamp())
+    };
+    assert_eq!(names(&copy), names(message));
+    does_no_harm(&copy);
+    carries_its_body(message, successor, extent, &copy);
+    fits(&copy, frame_max);
+    tells_its_history(&copy, successor);
+    let (before, after) = (letter(message), letter(&copy));
+    assert_eq!(after.redrives, before.redrives);
+    if before.redrive_run.len() <= RUN_BYTES_MAX {
+        assert_eq!(after.redrive_run, before.redrive_run);
+    }
+}
+
+fn carries_its_body(message: &Message, successor: &Successor, extent: Extent, copy: &Message) {
+    match (decode(&message.body), extent) {
+        (_, Extent::Properties | Extent::Name) => {
+            assert!(copy.body.is_empty());
+            let bytes = i64::try_from(message.body.len()).expect("a body is no larger");
+            let headers = copy.properties.headers().as_ref();
+            let told = headers.and_then(|headers| headers.inner().get("convgroup-body-bytes"));
+            assert_eq!(told, Some(&AMQPValue::LongLongInt(bytes)));
+        }
+        (Ok(event), _) if !successor.is_malformed() => {
+            let carried = decode(&copy.body).expect("a copy can be read");
+            let left = successor.groups.as_deref().unwrap_or(event.groups());
+            assert_eq!((carried.user(), carried.groups()), (event.user(), left));
+        }
+        _ => assert!(copy.body == message.body, "a body is changed"),
+    }
+}
+
+/// The words for a body that can't be read come from the program, whatever the properties say.
+fn what_explains_a_body_repeats_nothing(message: &Message) {
+    let text = |text: &Option<ShortString>| {
+        let text = text.as_ref().map_or("", ShortString::as_str);
+        String::from_utf8_lossy(&with_secret(text.as_bytes())).into_owned()
+    };
+    let properties = &message.properties;
+    let content_type = text(properties.content_type());
+    let content_encoding = text(properties.content_encoding());
+    let kind = text(properties.kind());
+    let declared = Declared {
+        content_type: Some(&content_type),
+        content_encoding: Some(&content_encoding),
+        kind: Some(&kind),
+    };
+    if let Err(malformed) = decode_declared(&message.body, declared) {
+        assert_silent(&format!("{malformed} {malformed:?}"));
+    }
+    let read = decode_declared(&message.body, message.declared());
+    assert_eq!(read.is_ok(), decode(&message.body).is_ok());
 }
 
 fn what_is_read_is_plausible(message: &Message) {
@@ -92,12 +153,19 @@ fn successors(message: &Message) -> Vec<Successor> {
         let info = info.to_owned();
         NameEnd::of(CODES.classify(Reply::Answer { code, info }))
     };
-    let names = ["a", "b", "c"].map(str::to_owned);
-    let failed = [
+    let names = match decode(&message.body) {
+        Ok(event) => event.groups().to_vec(),
+        Err(_) => Vec::new(),
+    };
+    let ends = |three: [NameEnd; 3]| -> Vec<NameEnd> {
+        three.into_iter().cycle().take(names.len()).collect()
+    };
+    let failed = ends([
         answer(51011, "no such group"),
         answer(50004, &"é".repeat(200)),
         NameEnd::Deleted,
-    ];
+    ]);
+    let throttled = ends([answer(60007, ""), NameEnd::Interrupted, NameEnd::Gone]);
     let mut decisions = vec![decide_malformed(&Malformed::NotAnObject, attempt)];
     for attempts_max in [1, FAILURES_MAX] {
         let limits = Limits {
@@ -105,7 +173,6 @@ fn successors(message: &Message) -> Vec<Successor> {
             tiers: 4,
         };
         decisions.push(decide(&names, &failed, attempt, limits));
-        let throttled = [answer(60007, ""), NameEnd::Interrupted, NameEnd::Gone];
         decisions.push(decide(&names, &throttled, attempt, limits));
     }
     let successors = |decision| match decision {
@@ -154,6 +221,23 @@ fn carries_what_it_should(message: &Message, copy: &Message) {
     }
 }
 
+fn does_no_harm(copy: &Message) {
+    let properties = &copy.properties;
+    let harmful = (
+        properties.expiration(),
+        properties.user_id(),
+        properties.priority(),
+    );
+    assert_eq!(harmful, (&None, &None, &None));
+    let mode = *properties.delivery_mode();
+    assert_eq!(mode, Some(2), "a copy has to be on the disk");
+    let headers = properties.headers().iter().flat_map(FieldTable::inner);
+    for (name, _) in headers {
+        let harmful = ["CC", "BCC", "x-death", "x-delivery-count"];
+        assert!(!harmful.contains(&name.as_str()), "{name} travels");
+    }
+}
+
 /// The bound of the contract, on the bytes that go out; and what goes out can be read.
 fn fits(copy: &Message, frame_max: u32) {
     let headers = copy.properties.headers().as_ref();
@@ -164,9 +248,9 @@ fn fits(copy: &Message, frame_max: u32) {
         bytes.len()
     );
     let written = on_the_wire(copy);
-    let header = written.len() - copy.body.len();
-    // Its envelope, class, weight and size of the body are not in it.
-    assert!(header + 20 <= frame_max as usize, "{header} bytes");
+    // The frame's head and end, class, weight and size of the body.
+    let frame = 8 + 12 + written.len() - copy.body.len();
+    assert!(frame <= frame_max as usize, "a frame of {frame} bytes");
     let read = self::message(&written).expect("a copy can be read");
     assert!(on_the_wire(&read) == written, "a copy changes on its way");
 }

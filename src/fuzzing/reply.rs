@@ -13,11 +13,10 @@ use crate::domain::reply::Reply;
 pub fn reply(data: &[u8]) {
     is_taken_for_what_it_is(data);
     for body in [with_secret(data), with_text(&with_secret(data))] {
-        if let Reply::Answer { info, .. } = answer(&body, SECRET) {
-            assert_silent(&info);
-        }
+        assert_silent(&format!("{:?}", answer(&body, SECRET)));
     }
     the_code_decides_whatever_the_text(data);
+    a_beginning_is_no_success(data);
     let verdict = CODES.classify(answer(data, SECRET));
     assert!(verdict.info.len() <= INFO_BYTES_MAX && !verdict.row.label.is_empty());
 }
@@ -58,6 +57,13 @@ fn the_code_decides_whatever_the_text(data: &[u8]) {
             "{reply:?}"
         );
     }
+}
+
+/// Of a body of which only the beginning was read, what is not there may say otherwise.
+fn a_beginning_is_no_success(data: &[u8]) {
+    let reply = said(data, false, SECRET);
+    let deleted = matches!(reply, Reply::Answer { code: 0, .. });
+    assert!(!deleted, "{reply:?}");
 }
 
 fn with_text(text: &[u8]) -> Vec<u8> {
