@@ -3,6 +3,23 @@
 //! A UserSig is a small JSON object, zlib-compressed and written in base64 with `*-_` in the place of `+/=`.
 //! It is a credential: nothing here puts it, or the secret key, into an error or a `Debug` text.
 //! When to sign anew is not decided here.
+//!
+//! ```
+//! use convgroup_deleter::chat::usersig::{self, VerifyError};
+//!
+//! let (app, key, admin) = (1_400_000_000, "a key made up for tests", "administrator");
+//! let (issued_at_s, lifetime_s) = (1_700_000_000, 24 * 60 * 60);
+//! let usersig = usersig::sign(app, key, admin, issued_at_s, lifetime_s);
+//!
+//! // The API verifies it like this.
+//! let claims = usersig::verify(&usersig, key, app, admin, issued_at_s + 60)?;
+//! assert_eq!(claims.valid_until_s(), issued_at_s + lifetime_s);
+//!
+//! let refused = |key, now_s| usersig::verify(&usersig, key, app, admin, now_s).unwrap_err();
+//! assert_eq!(refused("another key", issued_at_s), VerifyError::Signature);
+//! assert_eq!(refused(key, claims.valid_until_s() + 1), VerifyError::Expired);
+//! # Ok::<(), VerifyError>(())
+//! ```
 
 use std::fmt::{self, Write as _};
 use std::io::{Read, Write};

@@ -2,6 +2,25 @@
 //!
 //! The rows are data (`config/error-codes.toml`, embedded); an operator's `[policy.overrides]` change a row's class.
 //! What follows from a class is decided in [`super::retry`] and [`super::decide`].
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use convgroup_deleter::domain::code::{Class, CodeTable};
+//! use convgroup_deleter::domain::reply::Reply;
+//!
+//! // The shipped table, without an operator's overrides.
+//! let table = CodeTable::new(&BTreeMap::new());
+//! let answer = |code| Reply::Answer { code, info: String::new() };
+//!
+//! assert_eq!(table.classify(answer(0)).class(), Class::Deleted);
+//! assert_eq!(table.classify(Reply::Timeout).class(), Class::Transient);
+//!
+//! // A code that the table does not list keeps its own number; metrics count it under the row that it matches.
+//! let verdict = table.classify(answer(99_999));
+//! assert_eq!(verdict.class(), Class::Unknown);
+//! assert_eq!((verdict.code.as_str(), verdict.row.label.as_str()), ("99999", "other"));
+//! ```
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,42 @@
 //! What becomes of a message, from what became of its names.
+//!
+//! An event with three names: one is deleted, one can never be, and one times out. The message is acked once two copies are
+//! confirmed: a dead letter with the name that was rejected, and a delayed copy with the one to try again.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use convgroup_deleter::domain::attempt::Attempt;
+//! use convgroup_deleter::domain::code::CodeTable;
+//! use convgroup_deleter::domain::decide::{Cause, Decision, Destination, Limits, NameEnd, decide};
+//! use convgroup_deleter::domain::message;
+//! use convgroup_deleter::domain::reply::Reply;
+//!
+//! let event = message::decode(br#"{"From_Account":"user15","GroupName":["work","family","sports"]}"#)?;
+//!
+//! let table = CodeTable::new(&BTreeMap::new());
+//! let ends = [
+//!     Reply::Answer { code: 0, info: String::new() },
+//!     Reply::Answer { code: 51011, info: "group name too long".to_owned() },
+//!     Reply::Timeout,
+//! ]
+//! .map(|reply| NameEnd::of(table.classify(reply)));
+//!
+//! let attempt = Attempt { failures: 0, first_seen_ms: 1_700_000_000_000 };
+//! let limits = Limits { attempts_max: 10, tiers: 5 };
+//! let Decision::Ack(copies) = decide(event.groups(), &ends, attempt, limits) else {
+//!     panic!("it is handed back only if no name was tried to its end");
+//! };
+//!
+//! let [dead, delayed] = &copies[..] else { panic!("two copies, not {}", copies.len()) };
+//! assert_eq!(dead.to, Destination::Dead(Cause::Rejected));
+//! assert_eq!(dead.groups, Some(vec!["family".to_owned()]));
+//! // The first counted failure waits in the first delay queue.
+//! assert_eq!(delayed.to, Destination::Tier(0));
+//! assert_eq!(delayed.groups, Some(vec!["sports".to_owned()]));
+//! assert_eq!(delayed.attempt.failures, 1);
+//! # Ok::<(), message::Malformed>(())
+//! ```
 use super::attempt::Attempt;
 use super::code::{Class, Verdict};
 use super::message::Malformed;

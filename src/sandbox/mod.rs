@@ -13,6 +13,48 @@
 //! ```
 //!
 //! It is not a model of the service's capacity or consistency, and keeps nothing on disk.
+//!
+//! A group is deleted with the daemon's own client; then the API is made to fail:
+//!
+//! ```
+//! use std::error::Error;
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use convgroup_deleter::chat::client::{ChatClient, Connection};
+//! use convgroup_deleter::chat::connects::Hears;
+//! use convgroup_deleter::chat::endpoint::Endpoint;
+//! use convgroup_deleter::chat::signer::Signer;
+//! use convgroup_deleter::config::{Im, SecretSource};
+//! use convgroup_deleter::domain::reply::Reply;
+//! use convgroup_deleter::sandbox::{Config, DEMO_SECRET_KEY, Fault, Rule, Sandbox};
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> Result<(), Box<dyn Error>> {
+//!     let sandbox = Sandbox::start(Config::default()).await?;
+//!     sandbox.add_user("user15", &["work", "family"])?;
+//!
+//!     let im = Im {
+//!         endpoint: Endpoint::from_base_url(&sandbox.base_url())?,
+//!         sdk_app_id: 1_400_000_000,
+//!         identifier: "administrator".to_owned(),
+//!         secret: SecretSource::Value(DEMO_SECRET_KEY.into()),
+//!         timeout: Duration::from_secs(10),
+//!     };
+//!     let signer = Signer::new(&im, None)?;
+//!     let on_connect: Hears = Arc::new(|_| {});
+//!     let client = ChatClient::new(&im, signer, 1, &on_connect)?;
+//!
+//!     let call = client.delete("user15", "work", Connection::Pooled).await;
+//!     assert_eq!(call.reply, Reply::Answer { code: 0, info: String::new() });
+//!     assert_eq!(sandbox.groups("user15"), Some(vec!["family".to_owned()]));
+//!
+//!     sandbox.add_fault(Rule::new(Fault::HttpStatus(503)));
+//!     let call = client.delete("user15", "family", Connection::Pooled).await;
+//!     assert_eq!(call.reply, Reply::HttpStatus(503));
+//!     Ok(())
+//! }
+//! ```
 
 mod access;
 mod call;
