@@ -62,6 +62,5 @@ fn file(text: &str, check: fn(&Path) -> Result<(), String>) -> Result<PathBuf, S
 
 /// The paths, without what was put in the place of one.
 fn paths(text: &Text) -> Vec<String> {
-    let no_path = |text: &str| tls::is_pem(text) || is_no_path(Path::new(text));
-    text.all_but(no_path, "(not a path)")
+    text.all_but(|path| is_no_path(Path::new(path)), "(not a path)")
 }

@@ -299,6 +299,24 @@ fn no_mistake_repeats_a_value() {
     }
 }
 
+/// The content of a file in the place of its path; base64 looks like a path.
+#[test]
+fn pem_in_the_place_of_its_file_is_not_repeated() {
+    for key in KEYS.iter().filter(|key| key.ends_with("_file")) {
+        for value in [
+            "-----BEGIN PRIVATE KEY-----\\nS3cr3t/x\\n-----END PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY----- S3cr3t/x -----END PRIVATE KEY-----",
+        ] {
+            let mut variables = env(&[]);
+            variables.retain(|(name, _)| name != "CONVGROUP_IM__SECRET_KEY");
+            let settings = Settings::of_text(&format!("{key} = \"{value}\""), variables);
+            let mistakes = settings.config().unwrap_err();
+            let told = format!("{:?} {mistakes}", settings.resolved());
+            assert!(!told.contains("S3cr3t") && told.contains(key), "{told}");
+        }
+    }
+}
+
 #[test]
 fn a_variable_with_nothing_in_it_is_not_set() {
     let names = KEYS.map(|key| format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__")));

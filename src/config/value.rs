@@ -3,6 +3,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::broker::tls::is_pem;
+use crate::text;
+
 /// A whole number.
 pub(super) fn number<T: TryFrom<u64>>(
     text: &str,
@@ -44,5 +47,8 @@ pub(super) fn is_url(text: &str) -> bool {
 /// Whether what was given as a path looks like no path and leads to no file: it may be a secret, put in the place of its file.
 pub(super) fn is_no_path(path: &Path) -> bool {
     let text = path.to_string_lossy();
-    is_url(&text) || (!text.is_empty() && !text.contains('/') && !path.exists())
+    is_url(&text)
+        || is_pem(&text)
+        || text::clean(&text).is_err()
+        || (!text.is_empty() && !text.contains('/') && !path.exists())
 }
