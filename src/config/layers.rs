@@ -44,13 +44,20 @@ impl fmt::Display for Source {
     }
 }
 
-/// A value as it was written: one text, or a list of texts. What it means is the reader's business.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A value as it was written: one text, or a list of texts. What it means is the reader's business. It may be a secret, so that
+/// `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Text {
     /// A scalar; in a place for a list, comma-separated.
     One(String),
     /// A list.
     Many(Vec<String>),
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
 }
 
 impl Text {

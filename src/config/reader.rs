@@ -1,7 +1,7 @@
-//! Reads single keys and gathers mistakes instead of stopping at the first.
-use std::ops::RangeInclusive;
-use std::time::Duration;
+//! Reads declared keys and gathers mistakes instead of stopping at the first.
+use std::collections::BTreeMap;
 
+use super::key::{Declaration, Family, Key, List};
 use super::layers::{ConfigError, Mistake, Source, Text, Values};
 use crate::text;
 
@@ -27,26 +27,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn is_set(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+    fn text(&self, key: &Declaration) -> Option<&'a Text> {
+        self.values.get(key.name).map(|(text, _)| text)
+    }
+
+    pub(super) fn is_set(&self, key: &impl AsRef<Declaration>) -> bool {
+        self.text(key.as_ref()).is_some()
     }
 
     /// Whether one of the texts of a key is such.
-    pub(super) fn holds(&self, key: &str, such: impl Fn(&str) -> bool) -> bool {
-        let text = self.values.get(key);
-        text.is_some_and(|(text, _)| text.as_written().iter().any(|text| such(text)))
-    }
-
-    pub(super) fn keys_below(&self, prefix: &str) -> Vec<String> {
-        self.values
-            .keys()
-            .filter(|key| key.starts_with(prefix))
-            .cloned()
-            .collect()
+    pub(super) fn holds(&self, key: &impl AsRef<Declaration>, such: impl Fn(&str) -> bool) -> bool {
+        let text = self.text(key.as_ref());
+        text.is_some_and(|text| text.as_written().iter().any(|text| such(text)))
     }
 
     /// Records a mistake about a key.
-    pub(super) fn wrong(&mut self, key: &str, problem: &str) {
+    pub(super) fn wrong(&mut self, key: &impl AsRef<Declaration>, problem: &str) {
+        self.record(key.as_ref().name, problem);
+    }
+
+    fn record(&mut self, key: &str, problem: &str) {
         let source = self
             .values
             .get(key)
@@ -58,80 +58,34 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// A value, or `None` with the mistake recorded.
-    pub(super) fn optional<T>(
-        &mut self,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let result = match self.values.get(key) {
             None => Err("is missing".to_owned()),
             Some((Text::Many(_), _)) => Err("is a list; one value is needed".to_owned()),
             Some((Text::One(text), _)) => text::clean(text).and_then(parse),
         };
-        result.map_err(|problem| self.wrong(key, &problem)).ok()
+        result.map_err(|problem| self.record(key, &problem)).ok()
     }
 
-    pub(super) fn checked<T: Default>(
-        &mut self,
-        key: &str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> T {
-        self.optional(key, parse).unwrap_or_default()
+    /// A value, or `None` with the mistake recorded. A key that is not set is a mistake.
+    pub(super) fn optional<T>(&mut self, key: &Key<T>) -> Option<T> {
+        self.parsed(key.as_ref().name, key.parse)
     }
 
-    pub(super) fn parsed<T: Placeholder>(
-        &mut self,
-        key: &str,
-        allowed: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> T {
-        self.optional(key, |text| {
-            parse(text).ok_or_else(|| format!("is not {allowed}"))
-        })
-        .unwrap_or_else(T::placeholder)
-    }
-
-    pub(super) fn number<T: TryFrom<u64> + Default>(
-        &mut self,
-        key: &str,
-        allowed: RangeInclusive<u64>,
-    ) -> T {
-        self.optional(key, |text| {
-            text.parse::<u64>()
-                .ok()
-                .filter(|number| allowed.contains(number))
-                .and_then(|number| T::try_from(number).ok())
-                .ok_or_else(|| {
-                    let (from, to) = (allowed.start(), allowed.end());
-                    format!("is not a whole number from {from} to {to}")
-                })
-        })
-        .unwrap_or_default()
-    }
-
-    pub(super) fn flag(&mut self, key: &str) -> bool {
-        self.parsed(key, "true or false", |text| text.parse().ok())
-    }
-
-    pub(super) fn duration(&mut self, key: &str, allowed: RangeInclusive<Duration>) -> Duration {
-        self.checked(key, |text| duration(text, &allowed))
+    /// A value, or the default of its type with the mistake recorded.
+    pub(super) fn value<T: Default>(&mut self, key: &Key<T>) -> T {
+        self.optional(key).unwrap_or_default()
     }
 
     /// A list; every wrong item is a mistake of its own.
-    pub(super) fn list<T>(
-        &mut self,
-        key: &str,
-        allowed: RangeInclusive<usize>,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Vec<T> {
-        let Some((text, _)) = self.values.get(key) else {
+    pub(super) fn list<T>(&mut self, key: &List<T>) -> Vec<T> {
+        let Some(text) = self.text(key.as_ref()) else {
             self.wrong(key, "is missing");
             return Vec::new();
         };
         let texts = text.list();
-        if !allowed.contains(&texts.len()) {
-            let (from, to) = (allowed.start(), allowed.end());
+        if !key.count.contains(&texts.len()) {
+            let (from, to) = (key.count.start(), key.count.end());
             self.wrong(
                 key,
                 &format!("has {} items; allowed: {from} to {to}", texts.len()),
@@ -139,7 +93,7 @@ impl<'a> Reader<'a> {
         }
         let mut items = Vec::new();
         for (index, text) in texts.iter().enumerate() {
-            match text::clean(text).and_then(&parse) {
+            match text::clean(text).and_then(|text| key.parse(text)) {
                 Ok(item) => items.push(item),
                 Err(problem) if texts.len() == 1 => self.wrong(key, &problem),
                 Err(problem) => self.wrong(key, &format!("item {}: {problem}", index + 1)),
@@ -147,39 +101,18 @@ impl<'a> Reader<'a> {
         }
         items
     }
-}
 
-/// Reads a duration like `10s`.
-pub(super) fn duration(text: &str, allowed: &RangeInclusive<Duration>) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .ok()
-        .filter(|duration| allowed.contains(duration))
-        .ok_or_else(|| {
-            let [from, to] =
-                [allowed.start(), allowed.end()].map(|&d| humantime::format_duration(d));
-            format!("is not a duration from {from} to {to}")
-        })
-}
-
-/// What stands in for a value that could not be read until [`Reader::finish`] refuses it.
-pub(super) trait Placeholder {
-    fn placeholder() -> Self;
-}
-
-impl Placeholder for bool {
-    fn placeholder() -> Self {
-        false
-    }
-}
-
-impl Placeholder for f64 {
-    fn placeholder() -> Self {
-        1.0
-    }
-}
-
-impl Placeholder for std::net::SocketAddr {
-    fn placeholder() -> Self {
-        Self::from(([127, 0, 0, 1], 0))
+    /// All values of a family, by the part of the key behind its name. Wrong ones are left out, with the mistake recorded.
+    pub(super) fn family<T>(&mut self, family: &Family<T>) -> BTreeMap<String, T> {
+        let values = self.values;
+        let members = values
+            .keys()
+            .filter_map(|key| Some((key, family.as_ref().below(key)?)));
+        members
+            .filter_map(|(key, member)| {
+                let value = self.parsed(key, |text| (family.parse)(member, text))?;
+                Some((member.to_owned(), value))
+            })
+            .collect()
     }
 }

@@ -2,6 +2,7 @@ use expect_test::{Expect, expect};
 
 use super::layers::ENV_PREFIX;
 use super::*;
+use crate::domain::code::Class;
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     let needed = [
@@ -42,19 +43,111 @@ fn defaults_with_the_required_keys_are_a_configuration() {
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9464");
 }
 
+/// The keys of a file like `config/default.toml`, those in comments too: `# key = …`.
+fn keys_of(file: &str) -> Vec<String> {
+    let mut section = String::new();
+    let mut keys = Vec::new();
+    for line in file.lines() {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            section = format!("{name}.");
+        }
+        let setting = line.strip_prefix("# ").unwrap_or(line).split_once(" = ");
+        if let Some((key, _)) = setting.filter(|(key, _)| !key.contains(' ')) {
+            keys.push(format!("{section}{key}"));
+        }
+    }
+    keys
+}
+
+/// Both directions, and in this order: `config` prints it.
 #[test]
 fn the_default_file_names_every_key() {
-    let values = layers::from_toml(DEFAULT_TOML, |_| Source::Default).unwrap();
-    for key in KEYS {
-        let last = key.rsplit('.').next().unwrap();
-        let commented = DEFAULT_TOML
-            .lines()
-            .any(|line| line.starts_with(&format!("# {last}")));
+    let in_the_file: Vec<String> = keys_of(DEFAULT_TOML)
+        .into_iter()
+        .map(|key| {
+            match all::declarations().find(|family| family.is_family() && family.covers(&key)) {
+                Some(family) => family.name.to_owned(),
+                None => key,
+            }
+        })
+        .collect();
+    assert_eq!(
+        in_the_file, KEYS,
+        "left: config/default.toml, right: the sections' `keys!`"
+    );
+    let set = layers::from_toml(DEFAULT_TOML, |_| Source::Default).unwrap();
+    for key in set.keys() {
         assert!(
-            values.contains_key(key) || commented,
-            "{key} is missing in config/default.toml"
+            in_the_file.contains(key),
+            "{key}: this test does not see it"
         );
     }
+}
+
+#[test]
+fn keys_are_shown_in_the_order_of_the_default_file() {
+    let overridden = env(&[("CONVGROUP_POLICY__OVERRIDES__50001", "gone")]);
+    let shown = Settings::load(None, overridden).resolved();
+    let shown: Vec<String> = shown.into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(shown, keys_of(DEFAULT_TOML));
+}
+
+/// Right, wrong, in every layer and form.
+#[test]
+fn a_hidden_value_is_never_told() {
+    const SECRET: &str = "S3cr3t";
+    let hidden: Vec<&str> = all::declarations()
+        .filter(|key| key.is_hidden())
+        .map(|key| key.name)
+        .collect();
+    assert!(hidden.contains(&"im.secret_key"));
+    for key in hidden {
+        let name = format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"));
+        for value in [
+            "S3cr3t",
+            "S3c r3t://S3cr3t",
+            "S3cr3t\nS3cr3t",
+            "-----BEGIN S3cr3t",
+            "\u{200b}S3cr3t",
+        ] {
+            for (file, variable) in [
+                (String::new(), Some(value)),
+                (format!("{key} = {value:?}"), None),
+                (format!("{key} = [{value:?}]"), None),
+                (format!("{key}.x = {value:?}"), None),
+                (format!("{key} = {value}"), None),
+            ] {
+                let mut variables = env(&[]);
+                variables.retain(|(other, _)| *other != name);
+                variables.extend(variable.map(|value| (name.clone(), value.to_owned())));
+                let settings = Settings::of_text(&file, variables);
+                let shown = settings.resolved();
+                let told = match settings.config() {
+                    Ok(config) => {
+                        format!("{settings:?} {shown:?} {:?} {:?}", config.im, config.amqp)
+                    }
+                    Err(mistakes) => format!("{settings:?} {shown:?} {mistakes:?} {mistakes}"),
+                };
+                assert!(!told.contains(SECRET), "{file}: {told}");
+                let (_, shown, source) = shown.iter().find(|(shown, ..)| shown == key).unwrap();
+                assert_eq!(shown == "(hidden)", *source != Source::Nowhere, "{file}");
+            }
+        }
+    }
+}
+
+/// Merged layers hold secrets before anything is known of them.
+#[test]
+fn debug_output_shows_no_value() {
+    let settings = Settings::load(None, env(&[("CONVGROUP_AMQP__QUEUE", "hushed")]));
+    let shown = format!("{settings:?}");
+    assert!(
+        !shown.contains("hush") && shown.contains("amqp.queue"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -203,6 +296,24 @@ fn no_mistake_repeats_a_value() {
             settings.resolved()
         );
         assert!(!told.contains("S3cr3t"), "{file}: {told}");
+    }
+}
+
+/// The content of a file in the place of its path; base64 looks like a path.
+#[test]
+fn pem_in_the_place_of_its_file_is_not_repeated() {
+    for key in KEYS.iter().filter(|key| key.ends_with("_file")) {
+        for value in [
+            "-----BEGIN PRIVATE KEY-----\\nS3cr3t/x\\n-----END PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY----- S3cr3t/x -----END PRIVATE KEY-----",
+        ] {
+            let mut variables = env(&[]);
+            variables.retain(|(name, _)| name != "CONVGROUP_IM__SECRET_KEY");
+            let settings = Settings::of_text(&format!("{key} = \"{value}\""), variables);
+            let mistakes = settings.config().unwrap_err();
+            let told = format!("{:?} {mistakes}", settings.resolved());
+            assert!(!told.contains("S3cr3t") && told.contains(key), "{told}");
+        }
     }
 }
 

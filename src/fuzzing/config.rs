@@ -1,6 +1,6 @@
 //! The layers of the configuration: a file and the environment, which hold secrets.
 use super::{SECRET, assert_silent};
-use crate::config::{Settings, Text};
+use crate::config::{KEYS, Settings, Text};
 
 /// `data` is a file; behind a NUL byte the environment, one `NAME=VALUE` a line.
 ///
@@ -76,16 +76,10 @@ fn check(file: &str, env: &str) {
 
 /// Whether files would be read: what is on this machine is no part of the input, and some of it has no end.
 fn leads_to_files(settings: &Settings) -> bool {
-    let paths = [
-        "im.secret_key_file",
-        "amqp.tls.ca_file",
-        "amqp.tls.cert_file",
-        "amqp.tls.key_file",
-    ];
     let leads = |text: &Text| text.list().iter().any(|path| path.contains(['/', '.']));
-    paths
-        .iter()
-        .any(|&key| settings.written(key).is_some_and(leads))
+    KEYS.iter()
+        .filter(|key| key.ends_with("_file"))
+        .any(|key| settings.written(key).is_some_and(leads))
 }
 
 #[cfg(test)]

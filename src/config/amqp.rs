@@ -1,0 +1,90 @@
+//! `[amqp]`: the broker.
+use std::time::Duration;
+
+use super::amqp_tls;
+use super::key::{Key, List, keys};
+use super::layers::Text;
+use super::reader::Reader;
+use super::retry::Retry;
+use super::value::{self, NO_NAME, flag, is_url, number};
+use crate::broker::address::BrokerAddress;
+use crate::broker::tls::TlsFiles;
+use crate::domain::topology::Topology;
+
+keys! {
+    URL: List<BrokerAddress> = List::of(Key::shown_as("amqp.url", addresses, str::parse), 1..=32);
+    QUEUE: Key<String> = Key::shown("amqp.queue", name);
+    EXCHANGE: Key<String> = Key::shown("amqp.exchange", name);
+    PREFETCH: Key<u16> = Key::shown("amqp.prefetch", |text| number(text, 1..=2000));
+    DECLARE: Key<bool> = Key::shown("amqp.declare", flag);
+    HEARTBEAT: Key<Duration> = Key::shown("amqp.heartbeat", heartbeat);
+}
+
+/// The broker: where, and what it is to hold.
+#[derive(Clone, Debug)]
+pub struct Amqp {
+    /// The nodes, tried in turn; never empty. Both connections use the same list.
+    pub nodes: Vec<BrokerAddress>,
+    /// Messages in hand at most.
+    pub prefetch: u16,
+    /// Whether to declare exchange and queues, or only to verify them.
+    pub declare: bool,
+    /// The AMQP heartbeat.
+    pub heartbeat: Duration,
+    /// What `amqps://` needs besides the system's CAs.
+    pub tls: TlsFiles,
+    /// Names and arguments of everything at the broker.
+    pub topology: Topology,
+}
+
+impl Amqp {
+    pub(super) fn read(reader: &mut Reader<'_>, retry: &Retry) -> Self {
+        let (exchange, queue) = (reader.value(&EXCHANGE), reader.value(&QUEUE));
+        Self {
+            nodes: reader.list(&URL),
+            prefetch: reader.value(&PREFETCH),
+            declare: reader.value(&DECLARE),
+            heartbeat: reader.value(&HEARTBEAT),
+            tls: amqp_tls::files(reader),
+            topology: Topology::new(&exchange, &queue, &retry.tiers),
+        }
+    }
+}
+
+/// The addresses without their passwords. All or none: a comma in a password makes two addresses of one, and the first may look
+/// right.
+fn addresses(text: &Text) -> Vec<String> {
+    text.list()
+        .iter()
+        .map(|url| {
+            url.parse()
+                .map(|address: BrokerAddress| address.to_string())
+        })
+        .collect::<Result<_, _>>()
+        .unwrap_or_else(|_| vec!["(not an AMQP url)".to_owned()])
+}
+
+/// Longest queue or exchange name, in bytes. AMQP allows 255; the delay queues append to it.
+const NAME_BYTES_MAX: usize = 200;
+
+/// Reads the name of a queue or an exchange.
+fn name(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("is empty; a name is needed".to_owned()),
+        1..=NAME_BYTES_MAX if text.starts_with("amq.") => {
+            Err("starts with `amq.`, which RabbitMQ keeps for itself".to_owned())
+        }
+        1..=NAME_BYTES_MAX if is_url(text) => Err(NO_NAME.to_owned()),
+        1..=NAME_BYTES_MAX => Ok(text.to_owned()),
+        more => Err(format!("has {more} bytes; allowed: {NAME_BYTES_MAX}")),
+    }
+}
+
+/// Reads a heartbeat. AMQP counts them in whole seconds.
+fn heartbeat(text: &str) -> Result<Duration, String> {
+    let heartbeat = value::duration(text, Duration::from_secs(1)..=Duration::from_mins(1))?;
+    if heartbeat.subsec_nanos() != 0 {
+        return Err("is not a whole number of seconds".to_owned());
+    }
+    Ok(heartbeat)
+}
