@@ -9,7 +9,7 @@
 //!                    └─► domain: decode, classify, next_step, decide
 //! ```
 //!
-//! The rooms, the invariants and "to add X edit Y" are in ARCHITECTURE.md; what the daemon promises is in README.md.
+//! The rooms, the invariants and "to add X edit Y" are in ARCHITECTURE.md; what the daemon promises is in docs/guarantees.md.
 pub mod admin;
 pub mod broker;
 pub mod chat;

@@ -11,7 +11,7 @@ pub(super) struct Args {
     /// An `ErrorCode` (51011), an HTTP status (`http_429`), another fault (`timeout`); nothing for the whole table.
     #[arg(allow_negative_numbers = true)]
     code: Option<String>,
-    /// The whole table as Markdown, as it stands in the README.
+    /// The whole table as Markdown, as it stands in docs/error-codes.md.
     #[arg(long, conflicts_with = "code")]
     markdown: bool,
 }
@@ -92,14 +92,14 @@ mod tests {
 
     use super::*;
 
-    /// README shows what the program prints.
+    /// The page shows what the program prints, and no row more.
     #[test]
-    fn the_readme_has_the_error_table() {
-        let readme = include_str!("../../README.md");
+    fn the_page_has_the_table_of_codes() {
+        let page = include_str!("../../docs/error-codes.md");
         let table = markdown(&CodeTable::new(&BTreeMap::new()));
         assert!(
-            readme.contains(&table),
-            "README.md lacks the table as `convgroup-deleter explain --markdown` prints it"
+            page.contains(&format!("\n\n{table}\n")),
+            "docs/error-codes.md lacks the table as `convgroup-deleter explain --markdown` prints it"
         );
     }
 }

@@ -42,7 +42,7 @@ const BAD_BODY: &str = "bad_body";
 /// The key of the row for a fault of this program; the API never answers it.
 pub const PANIC: &str = "panic";
 
-/// What a reply means for the message. See the README for what happens in each case.
+/// What a reply means for the message. See docs/error-codes.md for what happens in each case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
