@@ -5,11 +5,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 
-use convgroup_deleter::sandbox::Fault;
+use convgroup_deleter::sandbox::{Fault, Rule};
 use serde_json::Value;
 
 use crate::harness::{Daemon, Metrics, PATIENCE, eventually};
-use crate::world::{World, seconds};
+use crate::world::{World, eventually_settled, seconds};
 
 const DROPPED: &str = "convgroup_log_lines_dropped_total";
 /// `O_NONBLOCK` of Linux.
@@ -240,19 +240,17 @@ async fn a_full_disk_under_the_log_holds_up_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tool_whose_stderr_has_lost_its_reader_goes_on() {
     let world = World::new().await;
-    let mut daemon = world.daemon().await;
-    world.fault(Fault::code(51011));
+    world.user("user15", &["a"]);
+    let once = Rule::new(Fault::code(51011)).times(1);
+    world.sandbox.add_fault(once);
+    let daemon = world.daemon().await;
     world.publish("user15", &["a"]).await;
     let dead = world.config.dead_queue();
     world.broker.eventually_depth(&dead, 1, PATIENCE).await;
-    daemon.signal("TERM");
-    daemon.exits_with(0, seconds(10)).await;
     let (reader, stderr) = pipe().unwrap();
     drop(reader);
-    let tool = world.tool_config(&["dlq", "redrive"]);
+    let tool = world.tool_config(&["dlq", "redrive", "--settle", "500ms"]);
     let mut tool = tool.spawn_logging_to(stderr);
-    // Nobody consumes the main queue: what came back is there.
     tool.exits_with(0, PATIENCE).await;
-    let queue = world.config.queue();
-    world.broker.eventually_depth(queue, 1, PATIENCE).await;
+    eventually_settled(&daemon, "deleted", 1).await;
 }
