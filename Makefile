@@ -8,7 +8,11 @@ ON = $(if $(RABBITMQ),bin=$$(.ci/rabbitmq-of $(RABBITMQ)) && RABBITMQ_HOME_BIN=$
 DEMO := target/release/examples/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test chaos bench fuzz lint deny release
+# Checks that lint makes where they are installed: `make tools` brings them.
+MACHETE := 0.9.2
+TYPOS := 1.52.0
+
+.PHONY: help demo run check test chaos bench fuzz lint tools deny release
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
@@ -22,6 +26,12 @@ run: ## the daemon in the foreground, with a local broker and sandbox (AMQP_URL=
 	@$(BROKER)
 	@cargo build --release --locked --bins --example demo
 	@$(DEMO) run
+
+check: ## the inner loop: formatting, clippy, unit and doc tests; no broker
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo test --locked --lib --bins
+	cargo test --locked --doc
 
 test: ## every test, those on a real RabbitMQ included; installs what it lacks (RABBITMQ=trixie: on version 4)
 	@$(INSTALL) rabbitmq-server amqp-tools prometheus
@@ -44,11 +54,19 @@ fuzz: ## what others write, made up by libFuzzer, a minute for each reader (SECO
 deny: ## licences, sources and advisories of the dependencies; needs cargo-deny
 	cargo deny check
 
-lint: ## formatting, lints and docs, warnings are errors
+lint: ## formatting, lints and docs, warnings are errors; spelling and unused dependencies where the tools are there
+	@rust=$$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml) && grep -q "^FROM rust:$$rust-" Dockerfile || \
+		{ echo "Dockerfile builds with another Rust than rust-toolchain.toml names: change both"; exit 1; }
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	@if command -v cargo-machete >/dev/null; then cargo machete; else echo "unused dependencies are not looked for: make tools"; fi
+	@if command -v typos >/dev/null; then typos; else echo "spelling is not checked: make tools"; fi
+
+tools: ## cargo-machete and typos, which lint uses where they are installed (minutes: both are compiled)
+	cargo install --locked --version $(MACHETE) cargo-machete
+	cargo install --locked --version $(TYPOS) typos-cli
 
 release: ## the two binaries in target/release
 	cargo build --release --locked --bins

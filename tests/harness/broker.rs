@@ -328,7 +328,7 @@ impl Broker {
 
     /// Consumes exactly `count` messages, then acknowledges or requeues them; the consumer is gone when it returns.
     ///
-    /// Panics with how many came when they do not all come. Requeueing counts as a delivery.
+    /// Panics with how many came when they do not all come. What is requeued counts as a delivery.
     pub async fn read(&self, queue: &str, count: usize, settle: Settle) -> Vec<Message> {
         if count == 0 {
             return Vec::new();
