@@ -27,7 +27,7 @@ run: ## the daemon in the foreground, with a local broker and sandbox (AMQP_URL=
 	@cargo build --release --locked --bins --example demo
 	@$(DEMO) run
 
-check: ## the inner loop: formatting, clippy, unit and doc tests; no broker
+check: ## the inner loop: formatting, clippy, unit and doc tests; no broker (one to two minutes after a change)
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --lib --bins

@@ -73,12 +73,12 @@ impl Life {
         self.proved.load(Ordering::Relaxed) || self.began.elapsed() >= OF_USE_AFTER
     }
 
-    /// Whether it ended because a copy could not be published.
+    /// Whether it ended because a copy could not be published, or the queue not be consumed.
     pub(super) fn met_refusal(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Says that a copy could not be published.
+    /// Says that a copy could not be published, or the queue not be consumed.
     pub(super) fn note_refusal(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }

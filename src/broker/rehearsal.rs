@@ -76,9 +76,8 @@ impl<'a> Rehearsal<'a> {
         let declared =
             channel.exchange_declare(exchange.into(), ExchangeKind::Direct, options, wrong);
         let asked = bounded("asking whether the exchange may be declared", declared).await;
-        self.meaning(asked, |err| {
-            declare::explained(err, &format!("exchange {exchange}"))
-        })
+        granted(asked)
+            .map_err(|err| self.remedied(declare::explained(err, &format!("exchange {exchange}"))))
     }
 
     /// Whether the main queue may be bound to the exchange.
@@ -98,8 +97,11 @@ impl<'a> Rehearsal<'a> {
             FieldTable::default(),
         );
         let asked = bounded("asking whether the queue may be bound", unbound).await;
-        self.meaning(asked, |err| {
-            declare::explained(err, &format!("binding of {main} to {exchange}"))
+        granted(asked).map_err(|err| {
+            self.remedied(declare::explained(
+                err,
+                &format!("binding of {main} to {exchange}"),
+            ))
         })
     }
 
@@ -116,24 +118,18 @@ impl<'a> Rehearsal<'a> {
         let wrong = with(declare::arguments(queue), "x-expires", text("never"));
         let declared = channel.queue_declare(queue.name.as_str().into(), options, wrong);
         let asked = bounded("asking whether a queue may be declared", declared).await;
-        self.meaning(asked.map(drop), |err| {
-            declare::explained(err, &format!("queue {}", queue.name))
-        })
+        granted(asked.map(drop))
+            .map_err(|err| self.remedied(declare::explained(err, &format!("queue {}", queue.name))))
     }
 
-    /// Whether the main queue may be consumed. Takes no message and is no consumer: of an idle queue with a single active consumer
-    /// that would be the active one.
+    /// Whether the main queue may be consumed.
     ///
     /// # Errors
     /// The right is missing.
     pub async fn may_consume(&self) -> Result<(), BrokerError> {
-        let main = self.amqp.topology.main.name.as_str();
-        let channel = channel(&self.consume).await?;
-        let wrong = with(FieldTable::default(), "x-priority", text("none"));
-        let options = BasicConsumeOptions::default();
-        let consumed = channel.basic_consume(main.into(), "".into(), options, wrong);
-        let asked = bounded("asking whether the queue may be consumed", consumed).await;
-        self.meaning(asked.map(drop), |err| unreadable(err, main))
+        may_consume(&self.consume, &self.amqp.topology.main.name)
+            .await
+            .map_err(|err| self.remedied(err))
     }
 
     /// Whether copies may be published. To be asked last: during an alarm the broker does not read this connection any more.
@@ -151,20 +147,28 @@ impl<'a> Rehearsal<'a> {
     pub fn remedied(&self, err: BrokerError) -> BrokerError {
         Remedy::of_daemon(&self.address, self.amqp).added_to(err)
     }
+}
 
-    /// The wrong argument was refused, or the object is not there yet: the right is.
-    fn meaning(
-        &self,
-        asked: Result<(), BrokerError>,
-        explained: impl FnOnce(BrokerError) -> BrokerError,
-    ) -> Result<(), BrokerError> {
-        const GRANTED: [&str; 3] = ["invalid arg", "invalid type", "NOT_FOUND"];
-        match asked {
-            Err(BrokerError::Failed(_, reply)) if GRANTED.iter().any(|it| reply.contains(it)) => {
-                Ok(())
-            }
-            asked => asked.map_err(|err| self.remedied(explained(err))),
-        }
+/// Whether a queue may be consumed. Takes no message and is no consumer: of an idle queue with a single active consumer that would
+/// be the active one. The broker logs the refusal.
+///
+/// # Errors
+/// The right is missing.
+pub(super) async fn may_consume(connection: &Connection, queue: &str) -> Result<(), BrokerError> {
+    let channel = channel(connection).await?;
+    let wrong = with(FieldTable::default(), "x-priority", text("none"));
+    let options = BasicConsumeOptions::default();
+    let consumed = channel.basic_consume(queue.into(), "".into(), options, wrong);
+    let asked = bounded("asking whether the queue may be consumed", consumed).await;
+    granted(asked.map(drop)).map_err(|err| unreadable(err, queue))
+}
+
+/// The wrong argument was refused, or the object is not there yet: the right is.
+fn granted(asked: Result<(), BrokerError>) -> Result<(), BrokerError> {
+    const GRANTED: [&str; 3] = ["invalid arg", "invalid type", "NOT_FOUND"];
+    match asked {
+        Err(BrokerError::Failed(_, reply)) if GRANTED.iter().any(|it| reply.contains(it)) => Ok(()),
+        asked => asked,
     }
 }
 

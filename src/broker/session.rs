@@ -14,7 +14,7 @@ use super::connect::connect;
 use super::delivery::Delivery;
 use super::life::Life;
 use super::publisher::Publisher;
-use super::rehearsal::unreadable;
+use super::rehearsal::{may_consume, unreadable};
 use super::rights::Remedy;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch};
 use crate::config::Amqp;
@@ -22,6 +22,18 @@ use crate::metrics::{Metrics, ROLES};
 
 /// How long a polite good-bye may take; the broker takes everything back without one as well.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Which rights are asked for before a session begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// None: they were there before.
+    Nothing,
+    /// Whether copies may be published (see [`Publisher::may_publish`]): the first session.
+    Publish,
+    /// That, and whether the queue may be consumed: the session before met a refusal. Asked here the reason is told once and
+    /// stays; a refused consumer may be told by the watcher first, without what it means.
+    Everything,
+}
 
 /// Both connections, and all that lives on them. Dropping it closes nothing; [`Session::close`] does, politely.
 #[derive(Debug)]
@@ -39,15 +51,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects twice to one node, declares or verifies the topology, and starts watching. `ask`: whether to ask if copies may be
-    /// published (see [`Publisher::may_publish`]).
+    /// Connects twice to one node, declares or verifies the topology, and starts watching.
     ///
     /// # Errors
     /// Anything that keeps the daemon from working with this node, within a bounded time.
     pub async fn open(
         address: &BrokerAddress,
         amqp: &Amqp,
-        ask: bool,
+        ask: Ask,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
         let opened = Self::try_open(address, amqp, ask, metrics).await;
@@ -57,7 +68,7 @@ impl Session {
     async fn try_open(
         address: &BrokerAddress,
         amqp: &Amqp,
-        ask: bool,
+        ask: Ask,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
         let consume = connect(address, amqp, "consume").await?;
@@ -75,6 +86,9 @@ impl Session {
         } else {
             declare::verify(&consume, &amqp.topology).await?;
         }
+        if ask == Ask::Everything {
+            may_consume(&consume, &amqp.topology.main.name).await?;
+        }
         let channel = bounded("opening a channel", consume.create_channel()).await?;
         let session = Self {
             consume,
@@ -87,7 +101,7 @@ impl Session {
             life,
         };
         session.watch(amqp).await?;
-        if ask {
+        if ask != Ask::Nothing {
             // Last, and watched: during an alarm the broker does not read this connection any more.
             session.publisher.may_publish().await?;
         }
@@ -147,7 +161,12 @@ impl Session {
         );
         let consumer = bounded("starting to consume", consumer)
             .await
-            .map_err(|err| self.remedy.added_to(unreadable(err, &self.queue)))?;
+            .map_err(|err| self.remedy.added_to(unreadable(err, &self.queue)))
+            .inspect_err(|err| {
+                if matches!(err, BrokerError::Topology(_)) {
+                    self.life.note_refusal();
+                }
+            })?;
         Ok(Deliveries {
             session: self,
             consumer,

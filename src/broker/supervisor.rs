@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::life::Life;
-use super::session::Session;
+use super::session::{Ask, Session};
 use crate::config::Amqp;
 use crate::intervals::Intervals;
 use crate::metrics::{Metrics, ROLES};
@@ -18,7 +18,7 @@ pub struct Supervisor {
     sessions: u64,
     last: Option<Arc<Life>>,
     /// Whether copies may be published is asked once; during an alarm each question would cost a connection that the broker does
-    /// not read any more, not even its end. A publish that is refused makes it a question again.
+    /// not read any more, not even its end. A publish or a consumer that is refused makes it a question again.
     asked: bool,
     /// What kept us from each node the last time.
     last_errors: HashMap<usize, String>,
@@ -60,7 +60,12 @@ impl Supervisor {
             let node = self.next_node % self.amqp.nodes.len();
             let address = &self.amqp.nodes[node];
             let metrics = Arc::clone(&self.metrics);
-            match Session::open(address, &self.amqp, !self.asked, metrics).await {
+            let ask = match (self.asked, self.sessions) {
+                (true, _) => Ask::Nothing,
+                (false, 0) => Ask::Publish,
+                (false, _) => Ask::Everything,
+            };
+            match Session::open(address, &self.amqp, ask, metrics).await {
                 Ok(session) => {
                     self.asked = true;
                     tracing::info!(amqp.node = %address, "connected to the broker");
