@@ -58,9 +58,9 @@ pub enum WireError {
         "the broker sent a content header of {0} bytes, too few; the connection is given up: is this a RabbitMQ?"
     )]
     Header(usize),
-    /// A method whose arguments are not what AMQP says.
+    /// A method that no broker sends, or whose arguments are not what AMQP says.
     #[error(
-        "the broker sent the method {0}.{1} with arguments that can't be read; the connection is given up: is this a RabbitMQ?"
+        "the broker sent the method {0}.{1}, which is unknown or has arguments that can't be read; the connection is given up: is this a RabbitMQ?"
     )]
     Method(u16, u16),
 }
