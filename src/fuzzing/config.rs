@@ -14,13 +14,16 @@ pub fn config(data: &[u8]) {
         return;
     }
     let (file, env) = text.split_once('\0').unwrap_or((text, ""));
-    check(file, env);
-    // One way each; the input decides which.
+    // Each reading takes milliseconds, so there is one: without secrets, or with two. The input decides.
     let choice: usize = data.iter().map(|&byte| usize::from(byte)).sum();
+    let (choice, plain) = (choice / 4, choice.is_multiple_of(4));
+    if plain {
+        return check(file, env);
+    }
     let written = SECRETS[choice % SECRETS.len()].replace('~', SECRET);
-    check(&format!("{written}\n{file}"), env);
     let set = SECRETS_IN_THE_ENVIRONMENT[choice % SECRETS_IN_THE_ENVIRONMENT.len()];
-    check(file, &format!("{env}\n{}", set.replace('~', SECRET)));
+    let set = set.replace('~', SECRET);
+    check(&format!("{written}\n{file}"), &format!("{env}\n{set}"));
 }
 
 /// How somebody writes a secret (`~`) at the beginning of a file, rightly and wrongly.
