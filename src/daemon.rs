@@ -212,9 +212,11 @@ impl Daemon {
         }
     }
 
-    /// Waits for the messages of the consumer before, whose calls were in flight when the daemon suspended: what they leave of the
-    /// prefetch is all that the next consumer gets. Not for long, because one can be held (see [`Worker::work_on`]); for longer only
-    /// where they take up the whole prefetch.
+    /// Waits until the messages of the previous consumer are settled. Their calls were in flight when the daemon suspended, and the
+    /// next consumer gets only the part of the prefetch that they leave free.
+    ///
+    /// A message whose copy the broker refuses can stay in hand for minutes. So this waits for [`FINISH_OLD_MAX`], and longer only
+    /// while the old messages fill the whole prefetch.
     async fn finish_old(
         &self,
         session: &Session,

@@ -1,6 +1,5 @@
 //! Logs: who may write, in which form, and what never gets in.
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tracing_subscriber::{Layer, fmt};
 use crate::config::Log;
 use crate::log_lines::{LogLines, Missing, Writer};
 use crate::machine::{Limit, limit_in_panic};
+use crate::text::hex;
 
 /// How long the end of the process waits for lines to be written: a pipe that nobody reads must not hold up a stop.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
@@ -176,13 +176,7 @@ impl Ids {
             return id.to_owned();
         }
         let digest = Sha256::digest(format!("{}:{id}", self.app));
-        digest
-            .iter()
-            .take(HASH_DIGITS / 2)
-            .fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
+        hex(&digest[..HASH_DIGITS / 2])
     }
 
     /// Several ids, comma-separated, the first ten of them.

@@ -3,6 +3,7 @@
 //! White space and a byte order mark around a text do not belong to it; a character inside that can't be seen is refused.
 //! Broker, API and editors treat such characters differently: RabbitMQ takes line feeds out of a queue's name when it is
 //! declared and not when it is consumed, and a byte order mark makes another key of the same letters.
+use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
@@ -47,6 +48,15 @@ pub fn name(char: char) -> String {
         BYTE_ORDER_MARK => "a byte order mark".to_owned(),
         char => format!("the invisible character U+{:04X}", u32::from(char)),
     }
+}
+
+/// Bytes as hexadecimal digits, in lower case.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// What others have written, as text that does nothing to a terminal: control characters are escaped.

@@ -30,8 +30,8 @@ pub enum Ask {
     Nothing,
     /// Whether copies may be published (see [`Publisher::may_publish`]): the first session.
     Publish,
-    /// That, and whether the queue may be consumed: the session before met a refusal. Asked here the reason is told once and
-    /// stays; a refused consumer may be told by the watcher first, without what it means.
+    /// That, and whether the queue may be consumed: the previous session met a refusal. When the right is asked for here, the reason
+    /// says what it means. When the consumer itself is refused, the connection's watcher may report that first, without its meaning.
     Everything,
 }
 
@@ -136,9 +136,9 @@ impl Session {
         usize::from(self.prefetch)
     }
 
-    /// Starts to consume the main queue. `in_hand`: how many messages of this session are not settled yet. A new consumer has a
-    /// prefetch of its own: it is given what is left of ours, so that no more is in hand than configured. At least one is left: who
-    /// has all in hand has to wait before.
+    /// Starts to consume the main queue. `in_hand` is the number of messages of this session that are not settled yet; it has to be
+    /// smaller than [`Self::prefetch`]. RabbitMQ gives each consumer a prefetch of its own. This one gets the configured prefetch less
+    /// `in_hand`, so that no more messages are in hand than configured, and never 0, which AMQP takes for "no bound".
     ///
     /// The tag is a new one each time. RabbitMQ 3.10 closes the connection with an internal error when a tag is used again on a
     /// channel that still has unsettled messages (rabbitmq-server issue 5927).

@@ -1,6 +1,5 @@
 //! The properties and headers of a delayed or dead-lettered copy.
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -11,6 +10,7 @@ use super::wire::HEADERS_DROPPED;
 use crate::domain::attempt::{ATTEMPT, FIRST_SEEN};
 use crate::domain::decide::{Destination, Successor};
 use crate::domain::message::{DeleteGroups, decode, with_groups};
+use crate::text::hex;
 
 pub(super) const CAUSE: &str = "convgroup-cause";
 pub(super) const CODE: &str = "convgroup-code";
@@ -156,13 +156,6 @@ fn name_body(ours: &mut FieldTable, body: &[u8]) {
         BODY_SHA256.into(),
         AMQPValue::LongString(hash.as_str().into()),
     );
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Bytes that these properties take as a frame of their own: its envelope (8), class, weight, size of the body and flags (14).

@@ -29,6 +29,11 @@ async fn unharmed(world: &World, daemon: &Daemon, neighbours: &[String]) -> Metr
     metrics
 }
 
+/// Whether the broker has refused a message's copy in every form.
+fn holds_one(metrics: &Metrics) -> bool {
+    metrics.value("convgroup_settle_failures_total", &[("op", "publish")]) >= 1.0
+}
+
 /// A rejected event of `bytes` bytes, most of them in a field that the daemon does not know.
 fn padded(user: &str, bytes: usize) -> String {
     format!(
@@ -125,11 +130,8 @@ async fn an_event_that_can_not_be_made_smaller_is_held() {
     limit_messages(&node, 8_192).await;
     let mut daemon = world.daemon().await;
     unharmed(&world, &daemon, &neighbours).await;
-    let held = |metrics: &Metrics| {
-        metrics.value("convgroup_settle_failures_total", &[("op", "publish")]) >= 1.0
-    };
     daemon
-        .eventually_metrics("it is held", PATIENCE, held)
+        .eventually_metrics("it is held", PATIENCE, holds_one)
         .await;
     // A stop does not wait for it: it goes back.
     daemon.signal("TERM");
@@ -146,7 +148,7 @@ async fn an_event_that_can_not_be_made_smaller_is_held() {
     // Once the broker takes it, it ends by itself.
     let daemon = world.daemon().await;
     daemon
-        .eventually_metrics("it is held again", PATIENCE, held)
+        .eventually_metrics("it is held again", PATIENCE, holds_one)
         .await;
     limit_messages(&node, 65_536).await;
     eventually("new channels have the new limit", PATIENCE, async || {
@@ -189,11 +191,8 @@ async fn a_full_dead_letter_queue_holds_up_nobody() {
     }
     let neighbours = world.backlog(30).await;
     let daemon = world.daemon().await;
-    let held = |metrics: &Metrics| {
-        metrics.value("convgroup_settle_failures_total", &[("op", "publish")]) >= 1.0
-    };
     daemon
-        .eventually_metrics("one is held", seconds(30), held)
+        .eventually_metrics("one is held", seconds(30), holds_one)
         .await;
     unharmed(&world, &daemon, &neighbours).await;
     node.ctl(&["clear_policy", "full"]).await;
