@@ -350,14 +350,17 @@ pub(crate) async fn pace(stage: &Stage) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Memory with a long queue and everything in flight.
+/// Memory with a long queue and everything in flight, after so many events that every buffer was used from end to end.
 pub(crate) async fn memory(stage: &Stage) -> anyhow::Result<String> {
     const EVENTS: usize = 200_000;
-    let sandbox = sandbox(Latency::new(1500, 1500)?).await?;
-    let config = stage.config(&sandbox.base_url());
+    const DONE: u64 = 100_000;
+    let sandbox = sandbox(Latency::new(0, 0)?).await?;
+    let config = stage
+        .config(&sandbox.base_url())
+        .set("CONVGROUP_RATE_LIMIT__CALLS_PER_SECOND", 100_000);
     stage.queue_events(&config, EVENTS).await?;
     let daemon = config.spawn();
-    sandbox.wait_until(|counters| counters.calls >= 1000).await;
+    sandbox.wait_until(|counters| counters.calls >= DONE).await;
     let in_flight = daemon.metrics().await.value("convgroup_in_flight", &[]);
     let (now, peak) = (
         process::memory_mib(daemon.pid(), "VmRSS"),
@@ -365,7 +368,7 @@ pub(crate) async fn memory(stage: &Stage) -> anyhow::Result<String> {
     );
     stage.drop_queues(&config).await;
     Ok(format!(
-        "## Memory\n\nWith {EVENTS} events queued and {in_flight} in hand: {now:.1} MiB resident, {peak:.1} MiB at its peak.\n"
+        "## Memory\n\nAfter {DONE} of {EVENTS} queued events, {in_flight} in hand: {now:.1} MiB resident, {peak:.1} MiB at its peak.\n"
     ))
 }
 

@@ -20,20 +20,18 @@ const FRAME_BYTES_MIN: u32 = 4096;
 const WANTED: &str =
     "wanted: amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://…, the vhost / written %2f";
 
-use super::wire::FRAME_BYTES_MAX;
-
 /// One node: scheme, credentials, host, port and vhost. `Display` and `Debug` leave the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerAddress(AMQPUri);
 
 impl BrokerAddress {
-    /// The address as lapin wants it, with our heartbeat and our bound of a frame.
+    /// The address as lapin wants it, with our heartbeat and our bound of a frame, in bytes.
     #[must_use]
-    pub fn uri(&self, heartbeat: Duration) -> AMQPUri {
+    pub fn uri(&self, heartbeat: Duration, frame_bytes_max: u32) -> AMQPUri {
         let mut uri = self.0.clone();
         // Without a bound of ours the broker's `frame_max` would size our memory. A smaller one in the url stays.
         let asked = uri.query.frame_max.filter(|&asked| asked > 0);
-        uri.query.frame_max = Some(asked.unwrap_or(FRAME_BYTES_MAX).min(FRAME_BYTES_MAX));
+        uri.query.frame_max = Some(asked.unwrap_or(frame_bytes_max).min(frame_bytes_max));
         uri.query.heartbeat = Some(u16::try_from(heartbeat.as_secs()).unwrap_or(u16::MAX));
         uri
     }
@@ -320,6 +318,7 @@ impl fmt::Debug for BrokerAddress {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::wire::FRAME_BYTES_MAX;
     use super::*;
 
     #[test]
@@ -366,7 +365,7 @@ mod tests {
             "amqps://u:p@h?auth_mechanism=external&connection_timeout=5000"
                 .parse()
                 .unwrap();
-        let query = address.uri(Duration::from_secs(10)).query;
+        let query = address.uri(Duration::from_secs(10), FRAME_BYTES_MAX).query;
         assert_eq!(
             (query.connection_timeout, query.heartbeat),
             (Some(5000), Some(10))

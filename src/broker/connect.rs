@@ -19,6 +19,53 @@ use crate::machine::{explained, limit_in_panic};
 use crate::trust::Peer;
 
 const WHAT: &str = "connecting";
+/// Frame bound of a connection that only consumes, in bytes: room for the largest headers that a copy can carry on (half of
+/// [`wire::FRAME_BYTES_MAX`]) and for all other properties. Larger headers would be dropped from a copy, so the filter may drop them
+/// from the delivery. lapin's buffers for the connection are half as large then.
+const CONSUME_FRAME_BYTES: u32 = wire::FRAME_BYTES_MAX / 2 + 4 * 1024;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The daemon's that gets messages and settles them.
+    Consume,
+    /// The daemon's that sends copies.
+    Publish,
+    /// Sends events.
+    Feed,
+    /// Reads dead letters.
+    ReadLetters,
+    /// Sends dead letters back.
+    PublishLetters,
+    /// Tries what the daemon will do.
+    Check,
+    /// Declares, or compares, queues and exchange.
+    Topology,
+}
+
+impl Role {
+    /// Its name at the broker, in the log and as the label `role` of metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Consume => "consume",
+            Self::Publish => "publish",
+            Self::Feed => "feed",
+            Self::ReadLetters => "dead letters",
+            Self::PublishLetters => "dead letters, publish",
+            Self::Check => "check",
+            Self::Topology => "topology",
+        }
+    }
+
+    /// The largest frame it asks for, in bytes. Headers of a copy have to fit half of it.
+    fn frame_bytes_max(self) -> u32 {
+        match self {
+            Self::Consume => CONSUME_FRAME_BYTES,
+            _ => wire::FRAME_BYTES_MAX,
+        }
+    }
+}
 
 /// Opens one connection to one node, for the daemon or a tool.
 ///
@@ -27,9 +74,9 @@ const WHAT: &str = "connecting";
 pub async fn connect(
     address: &BrokerAddress,
     amqp: &Amqp,
-    role: &'static str,
+    role: Role,
 ) -> Result<Connection, BrokerError> {
-    let uri = address.uri(amqp.heartbeat);
+    let uri = address.uri(amqp.heartbeat, role.frame_bytes_max());
     let tls = if uri.scheme == AMQPScheme::AMQPS {
         let config = amqp.tls.load();
         let config = config.map_err(|problem| BrokerError::Failed(WHAT, problem))?;
@@ -67,14 +114,14 @@ pub(super) struct Tls {
     pub(super) peer: Peer,
 }
 
-async fn open(
-    uri: AMQPUri,
-    tls: Option<Tls>,
-    role: &'static str,
-) -> Result<Connection, BrokerError> {
+async fn open(uri: AMQPUri, tls: Option<Tls>, role: Role) -> Result<Connection, BrokerError> {
     let peer = tls.as_ref().map(|tls| tls.peer);
     let failed = |err: lapin::Error| BrokerError::Failed(WHAT, tls::explained(&err, peer));
-    let name = format!("convgroup-deleter {} {role}", env!("CARGO_PKG_VERSION"));
+    let name = format!(
+        "convgroup-deleter {} {}",
+        env!("CARGO_PKG_VERSION"),
+        role.label()
+    );
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     // Boxed: its way in is many kilobytes of future, and every caller would carry them.
     let connecting = Box::pin(wire::stream::connect(uri, tls, properties));
@@ -82,7 +129,7 @@ async fn open(
         Err(_) => Err(BrokerError::Deadline(WHAT)),
         Ok(Err(err)) => Err(failed(err)),
         Ok(Ok(connection)) => {
-            tell_frame_max(connection.configuration().frame_max());
+            tell_frame_max(connection.configuration().frame_max(), role);
             Ok(connection)
         }
     }
@@ -120,13 +167,13 @@ where
 }
 
 /// Tells once that the broker takes smaller frames than is usual.
-fn tell_frame_max(agreed: u32) {
+fn tell_frame_max(agreed: u32, role: Role) {
     static TOLD: AtomicU32 = AtomicU32::new(wire::FRAME_BYTES_MAX);
-    if TOLD.swap(agreed, Ordering::Relaxed) != agreed && agreed < wire::FRAME_BYTES_MAX {
+    if agreed < role.frame_bytes_max() && TOLD.swap(agreed, Ordering::Relaxed) != agreed {
         tracing::info!(
             amqp.frame_max = agreed,
-            "the broker's `frame_max` is {agreed} bytes, less than the usual {}: foreign headers of a message that take more \
-             are dropped, and those of a copy that take more than half of it (`convgroup-headers-dropped` says so); nothing else changes",
+            "the broker's `frame_max` is {agreed} bytes, less than the usual {}: foreign headers of a copy that take more \
+             than half of it are dropped (`convgroup-headers-dropped` says so); nothing else changes",
             wire::FRAME_BYTES_MAX
         );
     }
@@ -138,7 +185,7 @@ fn tell_frame_max(agreed: u32) {
 /// None answers; the error is the first node's.
 pub async fn connect_any(
     amqp: &Amqp,
-    role: &'static str,
+    role: Role,
 ) -> Result<(Connection, BrokerAddress), BrokerError> {
     let mut first = None;
     for address in &amqp.nodes {

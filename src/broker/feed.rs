@@ -4,7 +4,7 @@ use std::future::Future;
 
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
-use super::connect::connect_any;
+use super::connect::{Role, connect_any};
 use super::publisher::{confirm_channel, mandatory};
 use super::refusal::Refusal;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, told_of_alarm};
@@ -14,7 +14,6 @@ use crate::domain::topology::ROUTING_KEY;
 
 /// Publishes that wait for their confirm at the same time.
 const WINDOW: usize = 256;
-const ROLE: &str = "feed";
 
 /// A connection for publishing events.
 #[derive(Debug)]
@@ -61,7 +60,7 @@ impl Feed {
     /// # Errors
     /// No node answers, or the topology is refused.
     pub async fn open(amqp: &Amqp) -> Result<Self, BrokerError> {
-        let connection = connect_any(amqp, ROLE).await?.0;
+        let connection = connect_any(amqp, Role::Feed).await?.0;
         if amqp.declare {
             declare::declare(&connection, &amqp.topology).await?;
         }
@@ -166,7 +165,7 @@ impl Feed {
     /// Goes on on a new connection. A new channel on the old one could get the number of the closed one, for which events may still
     /// be on their way: RabbitMQ would close the connection for these.
     async fn reopen(&mut self) -> Result<(), BrokerError> {
-        let new = connect_any(&self.amqp, ROLE).await?.0;
+        let new = connect_any(&self.amqp, Role::Feed).await?.0;
         let old = std::mem::replace(&mut self.connection, new);
         self.channel = confirm_channel(&self.connection).await?;
         let _ = bounded("closing a connection", old.close(200, "done".into())).await;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connect::connect_any;
+use super::connect::{Role, connect_any};
 use super::delivery::Delivery;
 use super::letter::{Fingerprint, fingerprint};
 use super::life::Life;
@@ -84,12 +84,12 @@ impl Letters {
         amqp: &Amqp,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, Vec<Delivery>), BrokerError> {
-        let (reading, address) = connect_any(amqp, "dead letters").await?;
+        let (reading, address) = connect_any(amqp, Role::ReadLetters).await?;
         let life = Arc::new(Life::new(amqp.heartbeat, metrics));
         let (events, watcher) = (reading.events_listener(), Arc::clone(&life));
-        tokio::spawn(watch::consuming(events, "reading", watcher));
-        let role = "dead letters, publish";
-        let publisher = Publisher::open(&address, amqp, role, 1, Arc::clone(&life)).await?;
+        tokio::spawn(watch::consuming(events, Role::ReadLetters, watcher));
+        let publisher =
+            Publisher::open(&address, amqp, Role::PublishLetters, 1, Arc::clone(&life)).await?;
         let asking = bounded("opening a channel", reading.create_channel()).await?;
         let mut letters = Self {
             reading,

@@ -8,7 +8,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::{Mutex, RwLock, watch};
 
 use super::address::BrokerAddress;
-use super::connect::connect;
+use super::connect::{Role, connect};
 use super::life::Life;
 use super::refusal::{Refusal, breaks_connection};
 use super::{BrokerError, OPERATION_DEADLINE, bounded, is_refused, told_of_alarm};
@@ -37,7 +37,7 @@ pub struct Publisher {
     /// Where a broken connection is replaced.
     address: BrokerAddress,
     amqp: Amqp,
-    role: &'static str,
+    role: Role,
     blocked: watch::Sender<bool>,
     life: Arc<Life>,
 }
@@ -65,7 +65,7 @@ impl Line {
     async fn open(
         address: &BrokerAddress,
         amqp: &Amqp,
-        role: &'static str,
+        role: Role,
         count: usize,
     ) -> Result<Self, BrokerError> {
         let connection = connect(address, amqp, role).await?;
@@ -147,7 +147,7 @@ impl Publisher {
     pub(super) async fn open(
         address: &BrokerAddress,
         amqp: &Amqp,
-        role: &'static str,
+        role: Role,
         count: usize,
         life: Arc<Life>,
     ) -> Result<Self, BrokerError> {
@@ -292,7 +292,7 @@ impl Publisher {
         self.watch(line);
         self.life.publishes_again();
         tracing::warn!(
-            amqp.role = self.role,
+            amqp.role = self.role.label(),
             "the broker closed the connection because of one message; there is a new one, the session goes on"
         );
         Ok(())

@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
 use super::address::BrokerAddress;
-use super::connect::{connect, connect_any};
+use super::connect::{Role, connect, connect_any};
 use super::publisher::{self, may_publish};
 use super::rights::Remedy;
 use super::{BrokerError, bounded, declare, is_refused};
@@ -35,10 +35,10 @@ impl<'a> Rehearsal<'a> {
     /// No node answers, or it grants less than that.
     pub async fn open(amqp: &'a Amqp) -> Result<Self, BrokerError> {
         let of_first = Remedy::of_daemon(&amqp.nodes[0], amqp);
-        let connected = connect_any(amqp, "check").await;
+        let connected = connect_any(amqp, Role::Check).await;
         let (consume, address) = connected.map_err(|err| of_first.added_to(err))?;
         let remedy = Remedy::of_daemon(&address, amqp);
-        let publish = connect(&address, amqp, "check").await;
+        let publish = connect(&address, amqp, Role::Check).await;
         let publish = publish.map_err(|err| remedy.added_to(err))?;
         // One more than the publisher's own: to ask whether it may publish.
         for (connection, count) in [

@@ -10,7 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 
 use super::address::BrokerAddress;
-use super::connect::connect;
+use super::connect::{Role, connect};
 use super::delivery::Delivery;
 use super::life::Life;
 use super::publisher::Publisher;
@@ -71,12 +71,12 @@ impl Session {
         ask: Ask,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BrokerError> {
-        let consume = connect(address, amqp, "consume").await?;
+        let consume = connect(address, amqp, Role::Consume).await?;
         let life = Arc::new(Life::new(amqp.heartbeat, Arc::clone(&metrics)));
         let opened = Publisher::open(
             address,
             amqp,
-            "publish",
+            Role::Publish,
             publisher::CHANNELS,
             Arc::clone(&life),
         );
@@ -117,7 +117,11 @@ impl Session {
                 .set(1);
         }
         let events = self.consume.events_listener();
-        tokio::spawn(watch::consuming(events, "consume", Arc::clone(&self.life)));
+        tokio::spawn(watch::consuming(
+            events,
+            Role::Consume,
+            Arc::clone(&self.life),
+        ));
         tokio::spawn(Arc::clone(&self.life).beat());
         let channel = bounded("opening a channel", self.consume.create_channel()).await?;
         tokio::spawn(watch::depths(channel, amqp.clone(), Arc::clone(&self.life)));

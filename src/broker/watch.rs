@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt};
 use lapin::{Channel, Event};
 use tokio::sync::watch;
 
+use super::connect::Role;
 use super::life::Life;
 use super::refusal::{breaks_connection, closes_a_channel};
 use super::{BrokerError, declare};
@@ -17,11 +18,7 @@ use crate::metrics::Metrics;
 const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Watches the connection that consumes: what ends it, or one of its channels, ends the session.
-pub(super) async fn consuming(
-    events: impl Stream<Item = Event>,
-    role: &'static str,
-    life: Arc<Life>,
-) {
+pub(super) async fn consuming(events: impl Stream<Item = Event>, role: Role, life: Arc<Life>) {
     watched(events, role, life, |_| Meaning::End, |_| {}).await;
 }
 
@@ -29,7 +26,7 @@ pub(super) async fn consuming(
 /// affair, and so is a connection that the broker closes because of one message; anything else ends the session.
 pub(super) async fn publishing(
     events: impl Stream<Item = Event>,
-    role: &'static str,
+    role: Role,
     life: Arc<Life>,
     blocking: watch::Sender<bool>,
 ) {
@@ -60,7 +57,7 @@ enum Meaning {
 
 async fn watched(
     events: impl Stream<Item = Event>,
-    role: &'static str,
+    role: Role,
     life: Arc<Life>,
     meaning: impl Fn(&lapin::Error) -> Meaning,
     blocking: impl Fn(bool),
@@ -75,7 +72,7 @@ async fn watched(
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
                 tracing::warn!(
-                    amqp.role = role,
+                    amqp.role = role.label(),
                     reason,
                     "the broker blocks publishing (an alarm is on): deletions go on, delays and dead letters wait"
                 );
@@ -83,7 +80,7 @@ async fn watched(
                 blocking(true);
             }
             Some(Event::ConnectionUnblocked) => {
-                tracing::info!(amqp.role = role, "the broker takes publishes again");
+                tracing::info!(amqp.role = role.label(), "the broker takes publishes again");
                 life.metrics().amqp_blocked.set(0);
                 blocking(false);
             }
@@ -91,11 +88,11 @@ async fn watched(
                 Meaning::GoOn => {}
                 Meaning::Replaced => return,
                 Meaning::End => {
-                    life.end(format!("the {role} connection failed: {err}"));
+                    life.end(format!("the {} connection failed: {err}", role.label()));
                 }
             },
             Some(_) => {}
-            None => life.end(format!("the {role} connection is gone")),
+            None => life.end(format!("the {} connection is gone", role.label())),
         }
     }
 }

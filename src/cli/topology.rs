@@ -2,7 +2,7 @@
 use std::fmt::Write;
 
 use super::{Exit, Failure, say};
-use crate::broker::connect::connect_any;
+use crate::broker::connect::{Role, connect_any};
 use crate::broker::declare::{self, Standing};
 use crate::broker::rights::{Remedy, Rights};
 use crate::config::{Amqp, Settings};
@@ -42,7 +42,7 @@ pub(super) async fn topology(settings: &Settings, args: Args) -> Result<Exit, Fa
 }
 
 async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
-    let (connection, address) = connect_any(amqp, "topology").await?;
+    let (connection, address) = connect_any(amqp, Role::Topology).await?;
     declare::declare(&connection, &amqp.topology)
         .await
         .map_err(|err| Remedy::of_deployer(&address, amqp).added_to(err))?;
@@ -54,7 +54,7 @@ async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
 }
 
 async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
-    let (connection, _) = connect_any(amqp, "topology").await?;
+    let (connection, _) = connect_any(amqp, Role::Topology).await?;
     let (topology, compared) = (&amqp.topology, amqp.declare);
     let exchange = declare::compare_exchange(&connection, topology, compared).await?;
     let queues = declare::compare(&connection, topology, compared).await?;

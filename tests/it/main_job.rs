@@ -136,18 +136,43 @@ async fn only_the_names_left_travel_on() {
     world.nothing_is_left(&daemon).await;
 }
 
+/// So many headers of 9 KB.
+fn large_headers(count: usize) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for number in 0..count {
+        let name = format!("big-{number}");
+        headers.insert(name.into(), AMQPValue::LongString("x".repeat(9_000).into()));
+    }
+    headers
+}
+
+/// Brokers do not cut headers: they have to fit a frame of the connection that consumes.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_headers_that_fit_travel_on() {
+    let world = World::new().await;
+    world.user("user15", &["there"]);
+    let daemon = world.daemon().await;
+    let headers = large_headers(6);
+    for body in ["no event", &event("user15", &["there"])] {
+        world
+            .publish_raw(body.as_bytes(), persistent().with_headers(headers.clone()))
+            .await;
+    }
+    let dead = world.dead(1).await.remove(0);
+    assert_eq!(dead.header("convgroup-headers-dropped"), None);
+    for (name, value) in headers.inner() {
+        assert_eq!(dead.header(name.as_str()), Some(value));
+    }
+    eventually_settled(&daemon, "deleted", 1).await;
+    world.nothing_is_left(&daemon).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_do_not_fit_are_dropped_not_the_message() {
     let world = World::new().await;
     world.user("user15", &[]);
     let daemon = world.daemon().await;
-    let mut headers = FieldTable::default();
-    for number in 0..10 {
-        headers.insert(
-            format!("big-{number}").into(),
-            AMQPValue::LongString("x".repeat(9_000).into()),
-        );
-    }
+    let mut headers = large_headers(10);
     headers.insert(
         "traceparent".into(),
         AMQPValue::LongString("00-trace".into()),
