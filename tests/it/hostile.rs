@@ -252,7 +252,7 @@ async fn a_routing_key_that_is_not_utf8_is_no_reason_to_fail() {
 /// Messages whose headers are many: each value would be some forty bytes of memory, times the prefetch.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_header_values_take_no_memory() {
-    const VALUES: usize = 120_000;
+    const VALUES: usize = 60_000;
     const MESSAGES: usize = 60;
     const IN_HAND: f64 = 50.0;
     // So slow that all are in hand at once.
