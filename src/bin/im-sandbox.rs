@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use convgroup_deleter::sandbox::{Config, DEMO_SECRET_KEY, Latency, Sandbox};
 use humantime::Duration;
 use secrecy::SecretString;
@@ -128,9 +129,22 @@ impl From<Args> for Config {
     }
 }
 
+/// The arguments. An environment variable that is empty counts as not set: charts and compose files pass empty ones.
+fn args() -> Args {
+    let command = Args::command().mut_args(|arg| {
+        let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        if arg.get_env().is_some_and(is_empty) {
+            arg.env(Resettable::Reset)
+        } else {
+            arg
+        }
+    });
+    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|err| err.exit())
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mut args = Args::parse();
+    let mut args = args();
     let seed = args.seed.take();
     let listen = args.listen;
     // Before the sandbox is announced: whoever reads the line may end it at once.

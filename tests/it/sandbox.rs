@@ -934,6 +934,10 @@ async fn the_binary_seeds_announces_itself_and_ends_on_sigterm() {
     let mut binary = Command::new(env!("CARGO_BIN_EXE_im-sandbox"))
         .args(["--listen", "127.0.0.1:0", "--seed"])
         .arg(seed.path())
+        // Empty: not set.
+        .env("IM_SANDBOX_SDK_APP_ID", "")
+        .env("IM_SANDBOX_IDLE_CLOSE", "")
+        .env("IM_SANDBOX_PERMISSIVE", "")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
