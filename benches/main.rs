@@ -9,9 +9,6 @@
     reason = "figures are rounded for people, progress goes to stderr"
 )]
 
-#[path = "../tests/harness/mod.rs"]
-mod harness;
-
 mod bare;
 mod process;
 mod scenarios;

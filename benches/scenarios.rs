@@ -3,14 +3,14 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use convgroup_deleter::chat::usersig;
-use convgroup_deleter::sandbox::{self, Latency, Sandbox};
+use convgroup_chat::usersig;
+use im_sandbox::{Latency, Sandbox};
 use secrecy::SecretString;
 
-use crate::harness::broker::persistent;
-use crate::harness::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
-use crate::harness::{Broker, Daemon, DaemonConfig, Node, Proxy, eventually, free_port};
 use crate::process;
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
+use convgroup_testkit::{Broker, Daemon, DaemonConfig, Node, Proxy, eventually, free_port};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 const APP: u64 = 1_400_000_000;
@@ -435,14 +435,14 @@ fn event(user: &str) -> String {
 }
 
 async fn sandbox(latency: Latency) -> anyhow::Result<Sandbox> {
-    let config = sandbox::Config {
+    let config = im_sandbox::Config {
         secret_key: SecretString::from(SECRET_KEY),
         admins: vec![IDENTIFIER.to_owned()],
         calls_per_second: 0,
         permissive: true,
         record: true,
         latency,
-        ..sandbox::Config::default()
+        ..im_sandbox::Config::default()
     };
     Ok(Sandbox::start(config).await?)
 }
@@ -472,7 +472,7 @@ fn spawn(who: Who, config: &DaemonConfig, base_url: &str) -> anyhow::Result<Daem
 async fn active(daemons: &[Daemon]) -> anyhow::Result<usize> {
     for (index, daemon) in daemons.iter().enumerate() {
         if let Ok((200, text)) = daemon.try_http("/metrics").await
-            && crate::harness::Metrics::parse(&text).value("convgroup_in_flight", &[]) > 0.0
+            && convgroup_testkit::Metrics::parse(&text).value("convgroup_in_flight", &[]) > 0.0
         {
             return Ok(index);
         }
@@ -493,10 +493,7 @@ async fn calls(sandbox: &Daemon) -> u64 {
 }
 
 fn built(name: &str) -> PathBuf {
-    PathBuf::from(match name {
-        "im-sandbox" => env!("CARGO_BIN_EXE_im-sandbox"),
-        _ => env!("CARGO_BIN_EXE_convgroup-deleter"),
-    })
+    convgroup_testkit::built(name)
 }
 
 fn worst_second(moments: &[Instant]) -> usize {

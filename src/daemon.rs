@@ -5,19 +5,20 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::session::{Deliveries, Session};
-use crate::broker::supervisor::Supervisor;
-use crate::chat::client::ChatClient;
-use crate::chat::connects::Hears;
-use crate::chat::signer::Signer;
 use crate::config::Config;
-use crate::domain::gate::Reason;
 use crate::metrics::Metrics;
 use crate::pace::limiter::Limiter;
 use crate::pace::suspension::Suspension;
 use crate::status::{State, Status};
 use crate::telemetry::Ids;
 use crate::worker::Worker;
+use convgroup_broker::events::Observer;
+use convgroup_broker::session::{Deliveries, Session};
+use convgroup_broker::supervisor::Supervisor;
+use convgroup_chat::client::ChatClient;
+use convgroup_chat::connects::Hears;
+use convgroup_chat::signer::Signer;
+use convgroup_domain::gate::Reason;
 
 /// How often the loop turns at least.
 const TURN: Duration = Duration::from_secs(1);
@@ -66,7 +67,15 @@ impl Daemon {
     /// # Errors
     /// The secret key can't be read, or TLS can't be set up.
     pub fn new(config: Config, metrics: Arc<Metrics>, status: Arc<Status>) -> Result<Self, String> {
-        let signer = Signer::new(&config.im, Some(Arc::clone(&metrics)))?;
+        let signer = {
+            let metrics = Arc::clone(&metrics);
+            let on_signed = move |expiry_s: u64| {
+                metrics
+                    .usersig_expiry_timestamp_seconds
+                    .set(expiry_s as f64);
+            };
+            Signer::new(&config.im, Box::new(on_signed))?
+        };
         let prefetch = usize::from(config.amqp.prefetch);
         let limiter = Arc::new(Limiter::new(config.calls_per_second, Arc::clone(&metrics)));
         let pace = Arc::clone(&limiter);
@@ -89,7 +98,10 @@ impl Daemon {
             ids: Ids::new(config.log.reveal_ids, config.im.sdk_app_id),
             metrics: Arc::clone(&metrics),
         });
-        let supervisor = Supervisor::new(config.amqp, metrics);
+        let supervisor = Supervisor::new(
+            config.amqp,
+            Observer::new(move |event| metrics.broker_event(event)),
+        );
         Ok(Self {
             worker,
             suspension,

@@ -8,17 +8,19 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::domain::code::{Class, CodeTable};
-use crate::domain::decide::{DEAD_LETTER_KINDS, Outcome};
-use crate::domain::gate::{Health, Reason};
+use convgroup_broker::connect::Role;
+use convgroup_broker::events::BrokerEvent;
+use convgroup_domain::code::{Class, CodeTable};
+use convgroup_domain::decide::{DEAD_LETTER_KINDS, Outcome};
+use convgroup_domain::gate::{Health, Reason};
 
 /// The content type of [`Metrics::encode`]: Prometheus text format 0.0.4.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// States of the daemon, as the label of `convgroup_state`.
 const STATES: [&str; 4] = ["consuming", "suspended", "draining", "disconnected"];
-/// The two connections, as the label of `convgroup_amqp_connected`.
-pub const ROLES: [&str; 2] = ["consume", "publish"];
+/// The two connections of a session, as the label of `convgroup_amqp_connected`.
+const ROLES: [Role; 2] = [Role::Consume, Role::Publish];
 /// Steps of settling that can fail, as the label of `convgroup_settle_failures_total`.
 const SETTLE_OPS: [&str; 3] = ["ack", "nack", "publish"];
 /// Groups of queues, as the label of `convgroup_queue_messages`.
@@ -186,7 +188,6 @@ impl Metrics {
         let counters = [
             (&metrics.probes_total, &Health::LABELS[..]),
             (&metrics.suspensions_total, &Reason::LABELS[..]),
-            (&metrics.amqp_reconnects_total, &ROLES[..]),
             (&metrics.settle_failures_total, &SETTLE_OPS[..]),
         ];
         for (counter, labels) in counters {
@@ -194,9 +195,14 @@ impl Metrics {
                 counter.with_label_values(&[label]);
             }
         }
+        for role in ROLES {
+            metrics
+                .amqp_reconnects_total
+                .with_label_values(&[role.label()]);
+            metrics.amqp_connected.with_label_values(&[role.label()]);
+        }
         let gauges = [
             (&metrics.state, &STATES[..]),
-            (&metrics.amqp_connected, &ROLES[..]),
             (&metrics.queue_messages, &QUEUES[..]),
         ];
         for (gauge, labels) in gauges {
@@ -209,6 +215,43 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         metrics
+    }
+
+    /// Counts what happened at the broker.
+    pub fn broker_event(&self, event: BrokerEvent) {
+        let connected = |count: i64| {
+            for role in ROLES {
+                self.amqp_connected
+                    .with_label_values(&[role.label()])
+                    .set(count);
+            }
+        };
+        let reconnected = |role: Role| {
+            self.amqp_reconnects_total
+                .with_label_values(&[role.label()])
+                .inc();
+        };
+        match event {
+            BrokerEvent::SessionBegan => connected(1),
+            BrokerEvent::SessionReplaced => ROLES.into_iter().for_each(reconnected),
+            BrokerEvent::SessionEnded => {
+                connected(0);
+                self.amqp_blocked.set(0);
+            }
+            BrokerEvent::PublisherReplaced => {
+                reconnected(Role::Publish);
+                self.amqp_blocked.set(0);
+            }
+            BrokerEvent::Blocked(blocked) => self.amqp_blocked.set(i64::from(blocked)),
+            BrokerEvent::Depths(depths) => {
+                let depths = [depths.main, depths.retry, depths.dead];
+                for (queue, depth) in QUEUES.into_iter().zip(depths) {
+                    self.queue_messages
+                        .with_label_values(&[queue])
+                        .set(i64::from(depth));
+                }
+            }
+        }
     }
 
     /// Makes `state` the one that is 1.

@@ -16,13 +16,16 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::config::Log;
 use crate::log_lines::{LogLines, Missing, Writer};
-use crate::machine::{Limit, limit_in_panic};
-use crate::text::hex;
+use convgroup_domain::text::hex;
+use convgroup_host::limits::{Limit, limit_in_panic};
 
 /// How long the end of the process waits for lines to be written: a pipe that nobody reads must not hold up a stop.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(500);
 /// For the thread that writes, in bytes. It needs little.
 const STACK_BYTES: usize = 1024 * 1024;
+
+/// How the names of our crates begin, and with them the targets of what they log.
+const OURS: &str = "convgroup_";
 
 /// The lines of this process, once [`start`] was called.
 static LINES: OnceLock<Arc<LogLines>> = OnceLock::new();
@@ -45,7 +48,7 @@ pub fn start(log: Log, dropped: IntCounter) -> io::Result<()> {
     let libraries = LevelFilter::from_level(log.level.min(Level::WARN));
     let targets = Targets::new()
         .with_default(libraries)
-        .with_target("convgroup_deleter", log.level)
+        .with_target(OURS, log.level)
         // Says each loss of a connection in three lines of its own; ours says it in one, with what it means.
         .with_target("lapin", LevelFilter::OFF);
     // The library's word about its own failures would go to stderr past the queue.

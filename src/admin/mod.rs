@@ -19,10 +19,10 @@ use tokio::net::TcpListener;
 
 use self::page::{Depths, View};
 use self::recent::Recent;
-use crate::clock::unix_seconds;
-use crate::domain::code::CodeTable;
 use crate::metrics::{self, Metrics};
 use crate::status::Status;
+use convgroup_domain::code::CodeTable;
+use convgroup_host::clock::unix_seconds;
 
 /// The bounds that the status page holds the figures against.
 #[derive(Clone, Copy, Debug)]

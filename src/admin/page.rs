@@ -7,8 +7,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::recent::Lately;
 use super::{Identity, Limits};
-use crate::domain::decide::Outcome;
 use crate::status::State;
+use convgroup_domain::decide::Outcome;
 
 /// As long as the alert for a deaf daemon waits.
 const DEAF_AFTER: Duration = Duration::from_mins(2);

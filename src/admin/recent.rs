@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use crate::domain::code::{Class, CodeTable};
-use crate::domain::decide::Outcome;
 use crate::metrics::Metrics;
+use convgroup_domain::code::{Class, CodeTable};
+use convgroup_domain::decide::Outcome;
 
 /// How often the counters are noted.
 const EVERY: Duration = Duration::from_secs(10);

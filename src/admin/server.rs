@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::machine::explained;
+use convgroup_host::limits::explained;
 
 /// Connections at a time. A handful is in use: a Prometheus or two, health checks, people who look at the page.
 const CONNECTIONS_MAX: usize = 64;

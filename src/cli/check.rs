@@ -1,25 +1,20 @@
 //! `check`: is everything ready to run? A line each.
 use std::sync::Arc;
-use std::time::Duration;
-
-use anyhow::{Context, anyhow};
 
 use super::topology::UNASKED;
 use super::{Exit, Failure, say};
-use crate::broker::BrokerError;
-use crate::broker::declare::{self, Standing};
-use crate::broker::rehearsal::Rehearsal;
-use crate::chat::client::ChatClient;
-use crate::chat::connects::Hears;
-use crate::chat::probe::probe;
-use crate::chat::signer::Signer;
-use crate::config::{Amqp, Config, Settings};
-use crate::domain::gate::Health;
-use crate::domain::topology::Queue;
-use crate::trust;
-
-/// How long `--ready` waits: less than the usual timeout of a container's health check.
-const READY_TIMEOUT: Duration = Duration::from_secs(4);
+use crate::config::{Config, Settings};
+use convgroup_broker::BrokerError;
+use convgroup_broker::declare::Standing;
+use convgroup_broker::rehearsal::Rehearsal;
+use convgroup_broker::settings::Amqp;
+use convgroup_chat::client::ChatClient;
+use convgroup_chat::connects::Hears;
+use convgroup_chat::probe::probe;
+use convgroup_chat::ready::{self, AskError, Readiness};
+use convgroup_chat::signer::Signer;
+use convgroup_domain::gate::Health;
+use convgroup_domain::topology::Queue;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -74,7 +69,7 @@ fn line(what: &str, finding: &Finding) -> Result<(), Failure> {
 
 fn broker(rehearsal: &Result<Rehearsal<'_>, BrokerError>) -> Finding {
     match rehearsal {
-        Ok(rehearsal) => Ok(format!("connected to {}", rehearsal.address)),
+        Ok(rehearsal) => Ok(format!("connected to {}", rehearsal.consume.address)),
         Err(err) => Err(failed(err.clone())),
     }
 }
@@ -94,7 +89,9 @@ fn refused(err: &BrokerError) -> (Exit, String) {
 }
 
 async fn exchange(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
-    let standing = declare::compare_exchange(&rehearsal.consume, &amqp.topology, amqp.declare)
+    let standing = rehearsal
+        .consume
+        .exchange(&amqp.topology, amqp.declare)
         .await
         .map_err(|err| refused(&err))?;
     if amqp.declare {
@@ -139,15 +136,11 @@ async fn queues_there(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
     let (connection, topology) = (&rehearsal.consume, &amqp.topology);
     let mended = |err| refused(&rehearsal.remedied(err));
     if !amqp.declare {
-        declare::verify(connection, topology)
-            .await
-            .map_err(mended)?;
+        connection.verify(topology).await.map_err(mended)?;
         return Ok("all there".to_owned());
     }
     let mut missing = Vec::new();
-    let standings = declare::compare(connection, topology, true)
-        .await
-        .map_err(mended)?;
+    let standings = connection.queues(topology, true).await.map_err(mended)?;
     for (queue, standing) in standings {
         match standing {
             Standing::Same | Standing::Unseen => {}
@@ -170,7 +163,7 @@ async fn queues_there(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
 
 async fn api(config: &Config) -> Finding {
     let other = |problem| (Exit::Other, problem);
-    let signer = Signer::new(&config.im, None).map_err(other)?;
+    let signer = Signer::new(&config.im, Box::new(|_| {})).map_err(other)?;
     let client = ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as Hears))
         .map_err(|problem| (Exit::Config, problem))?;
     let health = probe(&client, &config.codes, || async { true }).await;
@@ -183,42 +176,16 @@ async fn api(config: &Config) -> Finding {
 }
 
 async fn ready(url: &str) -> Result<Exit, Failure> {
-    let wrong = |err: anyhow::Error| {
-        Failure::new(
-            Exit::Usage,
-            err.context("--ready wants a url like http://127.0.0.1:9464/readyz"),
-        )
-    };
-    if url.contains('@') {
-        return Err(wrong(anyhow!("it must not hold credentials")));
-    }
-    let url = reqwest::Url::parse(url).map_err(|err| wrong(err.into()))?;
-    // A machine without CAs can still be asked without TLS.
-    let tls = if url.scheme() == "https" {
-        let trusting = trust::trusting(Vec::new());
-        let trusting = trusting.map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
-        trusting.with_no_client_auth()
-    } else {
-        trust::unused()
-    };
-    let client = reqwest::Client::builder()
-        .timeout(READY_TIMEOUT)
-        .no_proxy()
-        .tls_backend_preconfigured(tls)
-        .build()
-        .context("the HTTP client can't be set up")?;
-    let request = client.get(url).build().map_err(|err| wrong(err.into()))?;
-    match client.execute(request).await {
-        Ok(reply) if reply.status() == reqwest::StatusCode::OK => Ok(Exit::Done),
-        Ok(reply) => {
-            let status = reply.status();
-            say(&format!(
-                "{status}: {}\n",
-                reply.text().await.unwrap_or_default().trim()
-            ))?;
-            Ok(Exit::Unavailable)
+    match ready::ask(url).await {
+        Ok(Readiness::Ready) => Ok(Exit::Done),
+        Ok(Readiness::NotReady(told)) => say(&format!("{told}\n")).map(|()| Exit::Unavailable),
+        Err(err) => {
+            let exit = match err {
+                AskError::Url(_) => Exit::Usage,
+                AskError::Trust(_) => Exit::Config,
+                AskError::Unreachable(_) => Exit::Unavailable,
+            };
+            Err(Failure::new(exit, err))
         }
-        Err(err) if err.is_builder() => Err(wrong(err.into())),
-        Err(err) => Err(Failure::new(Exit::Unavailable, err)),
     }
 }

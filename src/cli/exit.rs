@@ -1,8 +1,8 @@
 //! Exit codes, and failures that know theirs.
 use std::process::ExitCode;
 
-use crate::broker::BrokerError;
 use crate::config::ConfigError;
+use convgroup_broker::BrokerError;
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! `explain`: a row of the error table, or all of it.
 use super::{Exit, Failure, say};
 use crate::config::Settings;
-use crate::domain::code::{CodeTable, Row};
+use convgroup_domain::code::{CodeTable, Row};
 
 #[derive(Debug, clap::Args)]
 #[command(

@@ -22,12 +22,15 @@ use clap::{Parser, Subcommand};
 use indicatif::{HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::runtime::Runtime;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use dlq::{exported, shown};
 pub use exit::{Exit, Failure};
 
 use crate::config::Settings;
-use crate::{machine, telemetry, text};
+use convgroup_domain::text;
+use convgroup_host::limits;
+
+use crate::telemetry;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -104,7 +107,7 @@ pub fn main() -> ExitCode {
     let dispatched = runtime.block_on(runtime.spawn(dispatch(cli)));
     let exit = dispatched.map_or(Exit::Other, |done| {
         done.unwrap_or_else(|failure| {
-            let problem = machine::explained(format!("{:#}", failure.error));
+            let problem = limits::explained(format!("{:#}", failure.error));
             telemetry::say(&format!("convgroup-deleter: {problem}"));
             failure.exit
         })
@@ -126,8 +129,8 @@ fn runtime() -> Result<Runtime, String> {
     });
     panic::set_hook(hook);
     match built {
-        Ok(built) => built.map_err(|err| machine::explained(err.to_string())),
-        Err(panicked) => match machine::limit_in_panic(&*panicked) {
+        Ok(built) => built.map_err(|err| limits::explained(err.to_string())),
+        Err(panicked) => match limits::limit_in_panic(&*panicked) {
             Some(limit) => Err(limit.advice().to_owned()),
             None => panic::resume_unwind(panicked),
         },

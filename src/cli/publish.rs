@@ -6,10 +6,10 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 
 use super::{Exit, Failure, count, progress, say};
-use crate::broker::feed::{Feed, RefusedEvent};
 use crate::config::Settings;
-use crate::domain::encoding;
-use crate::domain::message::{BYTE_ORDER_MARK, DeleteGroups, decode};
+use convgroup_broker::feed::{Feed, RefusedEvent};
+use convgroup_domain::encoding;
+use convgroup_domain::message::{BYTE_ORDER_MARK, DeleteGroups, decode};
 
 /// Most mistakes that are listed before nothing is published.
 const MISTAKES_SHOWN: usize = 10;

@@ -9,10 +9,10 @@ use super::{Exit, Failure};
 use crate::admin::{Admin, Identity, Limits};
 use crate::config::Settings;
 use crate::daemon::{Daemon, Ended};
-use crate::machine::Limit;
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::{shutdown, telemetry};
+use convgroup_host::limits::Limit;
 
 /// What it means that the address of the HTTP side can't be had.
 fn unbound(listen: SocketAddr, err: io::Error) -> anyhow::Error {

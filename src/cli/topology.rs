@@ -2,11 +2,11 @@
 use std::fmt::Write;
 
 use super::{Exit, Failure, say};
-use crate::broker::connect::{Role, connect_any};
-use crate::broker::declare::{self, Standing};
-use crate::broker::rights::{Remedy, Rights};
-use crate::config::{Amqp, Settings};
-use crate::domain::topology::{ROUTING_KEY, Topology};
+use crate::config::Settings;
+use convgroup_broker::declare::{Standing, TopologyConnection};
+use convgroup_broker::rights::{Remedy, Rights};
+use convgroup_broker::settings::Amqp;
+use convgroup_domain::topology::{ROUTING_KEY, Topology};
 
 /// What no tool can see.
 pub(super) const UNASKED: &str = "binding: can't be asked over AMQP";
@@ -42,10 +42,12 @@ pub(super) async fn topology(settings: &Settings, args: Args) -> Result<Exit, Fa
 }
 
 async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
-    let (connection, address) = connect_any(amqp, Role::Topology).await?;
-    declare::declare(&connection, &amqp.topology)
+    let connection = TopologyConnection::open(amqp).await?;
+    let address = &connection.address;
+    connection
+        .declare(&amqp.topology)
         .await
-        .map_err(|err| Remedy::of_deployer(&address, amqp).added_to(err))?;
+        .map_err(|err| Remedy::of_deployer(address, amqp).added_to(err))?;
     say(&format!(
         "applied at {address}: exchange {}\n",
         amqp.topology.exchange
@@ -54,10 +56,10 @@ async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
 }
 
 async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
-    let (connection, _) = connect_any(amqp, Role::Topology).await?;
+    let connection = TopologyConnection::open(amqp).await?;
     let (topology, compared) = (&amqp.topology, amqp.declare);
-    let exchange = declare::compare_exchange(&connection, topology, compared).await?;
-    let queues = declare::compare(&connection, topology, compared).await?;
+    let exchange = connection.exchange(topology, compared).await?;
+    let queues = connection.queues(topology, compared).await?;
     let name = format!("exchange {}", topology.exchange);
     let mut lines = verified(&name, &exchange, compared);
     let _ = writeln!(lines, "?     {UNASKED}; `topology apply` makes it");

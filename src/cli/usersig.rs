@@ -6,9 +6,9 @@ use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 
 use super::{Exit, Failure, say};
-use crate::chat::usersig::{decode, sign};
-use crate::clock::{moment, unix_s};
 use crate::config::Settings;
+use convgroup_chat::usersig::{decode, sign};
+use convgroup_host::clock::{moment, unix_s};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

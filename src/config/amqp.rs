@@ -6,10 +6,12 @@ use super::key::{Key, List, keys};
 use super::layers::Text;
 use super::reader::Reader;
 use super::retry::Retry;
-use super::value::{self, NO_NAME, flag, is_url, number};
-use crate::broker::address::BrokerAddress;
-use crate::broker::tls::TlsFiles;
-use crate::domain::topology::Topology;
+use convgroup_domain::text::is_url;
+
+use super::value::{self, NO_NAME, flag, number};
+use convgroup_broker::address::BrokerAddress;
+use convgroup_broker::settings::Amqp;
+use convgroup_domain::topology::Topology;
 
 keys! {
     URL: List<BrokerAddress> = List::of(Key::shown_as("amqp.url", addresses, str::parse), 1..=32);
@@ -20,34 +22,15 @@ keys! {
     HEARTBEAT: Key<Duration> = Key::shown("amqp.heartbeat", heartbeat);
 }
 
-/// The broker: where, and what it is to hold.
-#[derive(Clone, Debug)]
-pub struct Amqp {
-    /// The nodes, tried in turn; never empty. Both connections use the same list.
-    pub nodes: Vec<BrokerAddress>,
-    /// Messages in hand at most.
-    pub prefetch: u16,
-    /// Whether to declare exchange and queues, or only to verify them.
-    pub declare: bool,
-    /// The AMQP heartbeat.
-    pub heartbeat: Duration,
-    /// What `amqps://` needs besides the system's CAs.
-    pub tls: TlsFiles,
-    /// Names and arguments of everything at the broker.
-    pub topology: Topology,
-}
-
-impl Amqp {
-    pub(super) fn read(reader: &mut Reader<'_>, retry: &Retry) -> Self {
-        let (exchange, queue) = (reader.value(&EXCHANGE), reader.value(&QUEUE));
-        Self {
-            nodes: reader.list(&URL),
-            prefetch: reader.value(&PREFETCH),
-            declare: reader.value(&DECLARE),
-            heartbeat: reader.value(&HEARTBEAT),
-            tls: amqp_tls::files(reader),
-            topology: Topology::new(&exchange, &queue, &retry.tiers),
-        }
+pub(super) fn read(reader: &mut Reader<'_>, retry: &Retry) -> Amqp {
+    let (exchange, queue) = (reader.value(&EXCHANGE), reader.value(&QUEUE));
+    Amqp {
+        nodes: reader.list(&URL),
+        prefetch: reader.value(&PREFETCH),
+        declare: reader.value(&DECLARE),
+        heartbeat: reader.value(&HEARTBEAT),
+        tls: amqp_tls::files(reader),
+        topology: Topology::new(&exchange, &queue, &retry.tiers),
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use super::key::{Key, keys};
 use super::layers::Text;
 use super::reader::Reader;
-use super::value::is_no_path;
-use crate::broker::tls::{self, TlsFiles};
+use convgroup_broker::tls::{self, TlsFiles};
+use convgroup_host::files::is_no_path;
 
 keys! {
     CA_FILE: Key<PathBuf> = Key::shown_as("amqp.tls.ca_file", paths, |text| {
@@ -44,7 +44,7 @@ fn path(reader: &mut Reader<'_>, key: &Key<PathBuf>) -> Option<PathBuf> {
         return None;
     }
     // Before it is read: PEM holds line feeds, and the mistake would speak of those.
-    if reader.holds(key, tls::is_pem) {
+    if reader.holds(key, convgroup_domain::text::is_pem) {
         reader.wrong(key, "is PEM itself; put it into a file and name that");
         return None;
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
-use crate::text::{self, readable};
+use convgroup_domain::text::{self, readable};
+use convgroup_host::files;
 
 /// Prefix of the environment variables that set keys.
 pub(super) const ENV_PREFIX: &str = "CONVGROUP_";
@@ -197,7 +198,7 @@ fn scalar(value: &DeValue<'_>) -> String {
 /// One [`Mistake`] for a file that can't be read or is no TOML.
 pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
     let name: Arc<str> = path.display().to_string().into();
-    let text = text::from_file(path).map_err(|problem| Mistake {
+    let text = files::text_of(path).map_err(|problem| Mistake {
         key: String::new(),
         source: Source::File(Arc::clone(&name)),
         problem,

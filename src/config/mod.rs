@@ -23,15 +23,15 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use all::KEYS;
-pub use amqp::Amqp;
-pub use im::{Im, SecretSource};
 pub use layers::{ConfigError, Mistake, Source, Text};
 pub use log::Log;
 use reader::Reader;
 pub use retry::Retry;
 pub use suspend::Suspend;
 
-use crate::domain::code::CodeTable;
+use convgroup_broker::settings::Amqp;
+use convgroup_chat::settings::Im;
+use convgroup_domain::code::CodeTable;
 
 /// The embedded defaults.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
@@ -125,8 +125,8 @@ impl Settings {
         self.read(|reader| {
             let retry = Retry::read(reader);
             Config {
-                amqp: Amqp::read(reader, &retry),
-                im: Im::read(reader),
+                amqp: amqp::read(reader, &retry),
+                im: im::read(reader),
                 calls_per_second: rate_limit::calls_per_second(reader),
                 suspend: Suspend::read(reader),
                 codes: policy::codes(reader),
@@ -145,7 +145,7 @@ impl Settings {
     pub fn amqp(&self) -> Result<Amqp, ConfigError> {
         self.read(|reader| {
             let retry = Retry::read(reader);
-            Amqp::read(reader, &retry)
+            amqp::read(reader, &retry)
         })
     }
 
@@ -154,7 +154,7 @@ impl Settings {
     /// # Errors
     /// Every mistake of that section, and every unknown key.
     pub fn im(&self) -> Result<Im, ConfigError> {
-        self.read(Im::read)
+        self.read(im::read)
     }
 
     /// Only the app: what ids are hashed with.
@@ -197,7 +197,7 @@ impl Settings {
 }
 
 /// For [`crate::fuzzing`].
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Settings {
     /// As [`Self::load`] makes them of a file with this text.
     pub(crate) fn of_text(file: &str, env: impl IntoIterator<Item = (String, String)>) -> Self {

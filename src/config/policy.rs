@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use super::key::{Family, keys};
 use super::reader::Reader;
-use crate::domain::code::{Class, CodeTable, PANIC};
+use convgroup_domain::code::{Class, CodeTable, PANIC};
 
 keys! {
     OVERRIDES: Family<Class> = Family::shown("policy.overrides", NO_CODE, class_of);

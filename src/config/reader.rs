@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use super::key::{Declaration, Family, Key, List};
 use super::layers::{ConfigError, Mistake, Source, Text, Values};
-use crate::text;
+use convgroup_domain::text;
 
 /// Reads checked values out of merged layers. Where a value is wrong the mistake is kept and a placeholder returned;
 /// [`Reader::finish`] then refuses the whole, so that no placeholder is ever used.

@@ -4,8 +4,8 @@ use std::time::Duration;
 use super::key::{Key, List, keys};
 use super::reader::Reader;
 use super::value::{duration, number};
-use crate::domain::attempt::FAILURES_MAX;
-use crate::domain::topology::delay_label;
+use convgroup_domain::attempt::FAILURES_MAX;
+use convgroup_domain::topology::delay_label;
 
 keys! {
     QUICK_ATTEMPTS: Key<u32> = Key::shown("retry.quick_attempts", |text| number(text, 0..=10));

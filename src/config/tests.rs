@@ -2,7 +2,7 @@ use expect_test::{Expect, expect};
 
 use super::layers::ENV_PREFIX;
 use super::*;
-use crate::domain::code::Class;
+use convgroup_domain::code::Class;
 
 fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     let needed = [

@@ -1,10 +1,6 @@
 //! Kinds of values that several sections read. No error repeats the text: it may be a secret in the wrong place.
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
-
-use crate::broker::tls::is_pem;
-use crate::text;
 
 /// A whole number.
 pub(super) fn number<T: TryFrom<u64>>(
@@ -38,17 +34,3 @@ pub(super) fn duration(text: &str, allowed: RangeInclusive<Duration>) -> Result<
 
 /// What is wrong with an address in the place of a name.
 pub(super) const NO_NAME: &str = "is an address; a name is needed";
-
-/// Whether a text is an address, which may hold a password and stands in the wrong place.
-pub(super) fn is_url(text: &str) -> bool {
-    text.contains("://")
-}
-
-/// Whether what was given as a path looks like no path and leads to no file: it may be a secret, put in the place of its file.
-pub(super) fn is_no_path(path: &Path) -> bool {
-    let text = path.to_string_lossy();
-    is_url(&text)
-        || is_pem(&text)
-        || text::clean(&text).is_err()
-        || (!text.is_empty() && !text.contains('/') && !path.exists())
-}

@@ -1,6 +1,6 @@
 //! The layers of the configuration: a file and the environment, which hold secrets.
-use super::{SECRET, assert_silent};
 use crate::config::{KEYS, Settings, Text};
+use convgroup_domain::fuzzing::{SECRET, assert_silent};
 
 /// `data` is a file; behind a NUL byte the environment, one `NAME=VALUE` a line.
 ///

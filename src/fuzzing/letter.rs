@@ -1,13 +1,14 @@
 //! Dead letters, as `dlq` reads, shows and exports them: anybody may have published them.
-use lapin::types::{AMQPValue, FieldTable};
+use convgroup_broker::fuzzing::{AMQPValue, FieldTable};
 use serde_json::Value;
 
-use super::{CODES, NOW_MS, SECRET, assert_silent, message, on_the_wire, with_secret};
-use crate::broker::delivery::Message;
-use crate::broker::letter as read;
 use crate::cli::{exported, shown};
-use crate::domain::letter::{Filter, Letter};
 use crate::telemetry::Ids;
+use convgroup_broker::delivery::Message;
+use convgroup_broker::fuzzing::{message, on_the_wire};
+use convgroup_broker::letter as read;
+use convgroup_domain::fuzzing::{CODES, NOW_MS, SECRET, assert_silent, with_secret};
+use convgroup_domain::letter::{Filter, Letter};
 
 /// `data` is the properties of a letter as they are on the wire, then its body.
 ///

@@ -1,4 +1,4 @@
 //! Who may call, and when: the pace ([`limiter`]) and whether calls make sense at all ([`suspension`], around the
-//! [`gate`](crate::domain::gate)).
+//! [`gate`](convgroup_domain::gate)).
 pub mod limiter;
 pub mod suspension;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::limiter::{Limiter, Place};
-use crate::broker::life::Life;
-use crate::chat::client::ChatClient;
-use crate::chat::probe::probe;
 use crate::config;
-use crate::domain::code::{CodeTable, Verdict};
-use crate::domain::gate::{Doubt, Effect, Event, Gate, GateState, Reason, Settings, Ticket};
-use crate::intervals::Intervals;
 use crate::metrics::Metrics;
+use convgroup_broker::life::Life;
+use convgroup_chat::client::ChatClient;
+use convgroup_chat::probe::probe;
+use convgroup_domain::code::{CodeTable, Verdict};
+use convgroup_domain::gate::{Doubt, Effect, Event, Gate, GateState, Reason, Settings, Ticket};
+use convgroup_host::intervals::Intervals;
 
 /// The pause before a probe is made again that was turned away: the API counts by the second.
 const PROBE_RETRY_PAUSE: Duration = Duration::from_millis(500);

@@ -9,23 +9,23 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::task::JoinError;
 
-use crate::broker::delivery::{Delivery, Message, Receipt};
-use crate::broker::life::Life;
-use crate::broker::session::Session;
-use crate::broker::settle::{SettleError, settle};
-use crate::chat::client::ChatClient;
-use crate::clock::{unix_ms, unix_seconds};
 use crate::config::Retry;
-use crate::domain::attempt::Attempt;
-use crate::domain::code::CodeTable;
-use crate::domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
-use crate::domain::message::{DeleteGroups, Malformed, decode_declared};
-use crate::domain::topology::Topology;
-use crate::failpoint;
-use crate::intervals::Intervals;
 use crate::metrics::Metrics;
 use crate::pace::suspension::Suspension;
 use crate::telemetry::Ids;
+use convgroup_broker::delivery::{Delivery, Message, Receipt};
+use convgroup_broker::life::Life;
+use convgroup_broker::session::Session;
+use convgroup_broker::settle::{SettleError, settle};
+use convgroup_chat::client::ChatClient;
+use convgroup_domain::attempt::Attempt;
+use convgroup_domain::code::CodeTable;
+use convgroup_domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
+use convgroup_domain::message::{DeleteGroups, Malformed, decode_declared};
+use convgroup_domain::topology::Topology;
+use convgroup_host::clock::{unix_ms, unix_seconds};
+use convgroup_host::failpoint;
+use convgroup_host::intervals::Intervals;
 
 /// How long a message of several names is worked on; the names left then travel on in an uncounted copy. RabbitMQ takes back
 /// what is in hand for longer than its `consumer_timeout` (30 minutes), undone: at a pace cut far enough, messages of many names

@@ -2,20 +2,20 @@
 use std::time::Duration;
 
 use super::Worker;
-use crate::broker::life::Life;
-use crate::chat::client::{Call, Connection};
-use crate::clock::unix_seconds;
-use crate::domain::code::{Class, Verdict};
-use crate::domain::decide::NameEnd;
-use crate::domain::reply::Reply;
-use crate::domain::retry::{Step, Tries, is_called_again, next_step};
-use crate::failpoint::{self, Point};
-use crate::intervals::Intervals;
 use crate::pace::limiter::Place;
+use convgroup_broker::life::Life;
+use convgroup_chat::client::{Call, Connection};
+use convgroup_domain::code::{Class, Verdict};
+use convgroup_domain::decide::NameEnd;
+use convgroup_domain::reply::Reply;
+use convgroup_domain::retry::{Step, Tries, is_called_again, next_step};
+use convgroup_host::clock::unix_seconds;
+use convgroup_host::failpoint::{self, Point};
+use convgroup_host::intervals::Intervals;
 
 impl Worker {
     /// Calls until the name is deleted, gone, rejected, has failed for this delivery, or is interrupted. The number of calls is
-    /// bounded whatever the API answers (see [`crate::domain::retry`]).
+    /// bounded whatever the API answers (see [`convgroup_domain::retry`]).
     pub(super) async fn delete_one(&self, user: &str, group: &str, life: &Life) -> NameEnd {
         let mut tries = Tries::default();
         let mut pauses = Intervals::quick_retry();

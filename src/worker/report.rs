@@ -1,9 +1,9 @@
 //! A settled message, counted and logged: the one log line it gets.
 use super::{Judged, Worker};
-use crate::broker::delivery::Message;
-use crate::clock::unix_ms;
-use crate::domain::code::Verdict;
-use crate::domain::decide::{Decision, Destination, MALFORMED, NameEnd, Outcome, Successor};
+use convgroup_broker::delivery::Message;
+use convgroup_domain::code::Verdict;
+use convgroup_domain::decide::{Decision, Destination, MALFORMED, NameEnd, Outcome, Successor};
+use convgroup_host::clock::unix_ms;
 
 impl Worker {
     pub(super) fn settled(&self, message: &Message, judged: &Judged) {

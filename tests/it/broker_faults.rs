@@ -4,16 +4,16 @@
 //! 10 s, a look at the queues comes every 5 s) and leave room for a busy machine with two processors.
 use std::time::Duration;
 
-use convgroup_deleter::sandbox::{self, CallRecord, Fault, Latency};
+use im_sandbox::{CallRecord, Fault, Latency};
 use lapin::options::QueueDeleteOptions;
 
-use crate::harness::broker::persistent;
-use crate::harness::proxy::method;
-use crate::harness::{
+use crate::world::{World, event, eventually_settled, seconds, settled};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::proxy::method;
+use convgroup_testkit::{
     Action, Daemon, Direction, Message, Node, PATIENCE, Proxy, Rule, Settle, When, eventually,
     free_port, shared_node,
 };
-use crate::world::{World, event, eventually_settled, seconds, settled};
 
 /// From "the broker is there again" to "an event is done": the longest pause, two connections, the queues, and the second
 /// that a new consumer waits before its first call.
@@ -236,7 +236,7 @@ async fn a_memory_alarm_holds_up_dead_letters_only() {
     answers.freeze_towards_client();
     lasting
         .sandbox
-        .add_fault(sandbox::Rule::new(Fault::code(51011)).user("rejected"));
+        .add_fault(im_sandbox::Rule::new(Fault::code(51011)).user("rejected"));
     lasting.publish("rejected", &["a"]).await;
     let lasting_users = lasting.backlog(GOOD).await;
     calls(&lasting, GOOD as u64 + 1).await;

@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use convgroup_deleter::sandbox::{Fault, Latency, Rule};
+use im_sandbox::{Fault, Latency, Rule};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::harness::{Broker, Daemon, Node, PATIENCE};
 use crate::world::{World, event, seconds};
+use convgroup_testkit::{Broker, Daemon, Node, PATIENCE};
 
 /// Calls per second of the daemon, and of the API in a phase that is not throttled: above the real 200, to save time.
 const PACE: u32 = 500;

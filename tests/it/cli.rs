@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use convgroup_deleter::chat::usersig;
-use convgroup_deleter::domain::code::CodeTable;
-use convgroup_deleter::sandbox::{Credentials, Fault};
+use convgroup_chat::usersig;
+use convgroup_domain::code::CodeTable;
 use expect_test::{Expect, expect, expect_file};
+use im_sandbox::{Credentials, Fault};
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -18,9 +18,9 @@ use secrecy::SecretString;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::harness::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
-use crate::harness::{Message, PATIENCE, Settle, free_port, shared_node};
 use crate::world::{World, event};
+use convgroup_testkit::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
+use convgroup_testkit::{Message, PATIENCE, Settle, free_port, shared_node};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_convgroup-deleter");
 /// No tool takes this long: each of its steps at a broker or an API has a deadline of its own.

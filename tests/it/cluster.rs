@@ -1,6 +1,6 @@
 //! Three nodes, one of which dies: nothing is lost, and consuming goes on.
-use crate::harness::{Cluster, PATIENCE, eventually};
 use crate::world::{World, seconds, settled};
+use convgroup_testkit::{Cluster, PATIENCE, eventually};
 
 /// Under full load (200 calls per second) the node dies that leads the queue and has the daemon's connections. Within 20 s
 /// the others have elected a leader, and the daemon has found one of them and works.

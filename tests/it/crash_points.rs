@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use convgroup_deleter::failpoint::Point;
-use convgroup_deleter::sandbox::{CallRecord, Fault, Rule};
+use convgroup_host::failpoint::Point;
+use im_sandbox::{CallRecord, Fault, Rule};
 
-use crate::harness::PATIENCE;
-use crate::harness::broker::persistent;
 use crate::world::{World, event};
+use convgroup_testkit::PATIENCE;
+use convgroup_testkit::broker::persistent;
 
 /// Events of each kind; there are six kinds.
 const EACH: usize = 6;

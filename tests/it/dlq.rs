@@ -1,15 +1,15 @@
 //! The tools for dead letters: looking harms nothing, a redrive stops in time, nothing is lost.
 use std::os::unix::fs::PermissionsExt;
 
-use convgroup_deleter::sandbox::{Fault, Rule};
 use futures_util::StreamExt;
+use im_sandbox::{Fault, Rule};
 use lapin::BasicProperties;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::harness::broker::persistent;
-use crate::harness::{Daemon, PATIENCE, eventually};
 use crate::world::{World, event, eventually_settled, settled};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::{Daemon, PATIENCE, eventually};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_convgroup-deleter");
 
@@ -74,14 +74,17 @@ async fn looking_neither_loses_nor_reorders() {
         .publish_raw(b"broken", persistent().with_message_id("m-broken".into()))
         .await;
     eventually_settled(&daemon, "dead_lettered", 31).await;
-    let order = |letters: Vec<crate::harness::Message>| -> Vec<String> {
-        letters.iter().map(crate::harness::Message::text).collect()
+    let order = |letters: Vec<convgroup_testkit::Message>| -> Vec<String> {
+        letters
+            .iter()
+            .map(convgroup_testkit::Message::text)
+            .collect()
     };
     let dead = world.config.dead_queue();
     let before = order(
         world
             .broker
-            .read_dead(&dead, 31, crate::harness::Settle::Requeue)
+            .read_dead(&dead, 31, convgroup_testkit::Settle::Requeue)
             .await,
     );
 
@@ -119,7 +122,7 @@ async fn looking_neither_loses_nor_reorders() {
     let after = order(
         world
             .broker
-            .read_dead(&dead, 31, crate::harness::Settle::Ack)
+            .read_dead(&dead, 31, convgroup_testkit::Settle::Ack)
             .await,
     );
     assert_eq!(before, after);

@@ -4,19 +4,19 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convgroup_deleter::chat::client::{ChatClient, Connection};
-use convgroup_deleter::chat::connects::Hears;
-use convgroup_deleter::chat::endpoint::Endpoint;
-use convgroup_deleter::chat::signer::Signer;
-use convgroup_deleter::config::{Im, SecretSource};
-use convgroup_deleter::domain::code::{Class, CodeTable, PANIC};
-use convgroup_deleter::domain::reply::Reply;
-use convgroup_deleter::sandbox::{Fault, Probes, Raw, Rule};
+use convgroup_chat::client::{ChatClient, Connection};
+use convgroup_chat::connects::Hears;
+use convgroup_chat::endpoint::Endpoint;
+use convgroup_chat::settings::{Im, SecretSource};
+use convgroup_chat::signer::Signer;
+use convgroup_domain::code::{Class, CodeTable, PANIC};
+use convgroup_domain::reply::Reply;
+use im_sandbox::{Fault, Probes, Raw, Rule};
 use secrecy::SecretString;
 
-use crate::harness::PATIENCE;
-use crate::harness::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
 use crate::world::{World, answered, event, eventually_settled, settled};
+use convgroup_testkit::PATIENCE;
+use convgroup_testkit::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
 
 /// The codes of a class, as the sandbox is to answer them.
 fn codes_of(class: Class) -> Vec<(String, i64)> {
@@ -442,7 +442,7 @@ fn client(world: &World) -> ChatClient {
         secret: SecretSource::Value(SecretString::from(SECRET_KEY)),
         timeout: Duration::from_secs(5),
     };
-    let signer = Signer::new(&im, None).unwrap();
+    let signer = Signer::new(&im, Box::new(|_| {})).unwrap();
     ChatClient::new(&im, signer, 1, &(Arc::new(|_| {}) as Hears)).unwrap()
 }
 

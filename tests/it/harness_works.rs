@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::harness::daemon::DaemonConfig;
-use crate::harness::proxy::method;
-use crate::harness::{
+use convgroup_testkit::daemon::DaemonConfig;
+use convgroup_testkit::proxy::method;
+use convgroup_testkit::{
     Action, Broker, Cluster, Direction, Metrics, Node, PATIENCE, Proxy, Rule, Settle, When, broker,
     eventually, shared_node, unique,
 };

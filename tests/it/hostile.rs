@@ -1,15 +1,15 @@
 //! Messages and brokers that no client library would make: the daemon survives them, and so do their neighbours.
 use std::time::Instant;
 
-use convgroup_deleter::sandbox::Fault;
+use im_sandbox::Fault;
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::harness::broker::persistent;
-use crate::harness::raw::{Hostile, RawPublisher, named, nested_arrays, short_bytes, table};
-use crate::harness::{Message, Node, PATIENCE, shared_node};
 use crate::world::{World, event, eventually_settled, seconds, settled, users};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::raw::{Hostile, RawPublisher, named, nested_arrays, short_bytes, table};
+use convgroup_testkit::{Message, Node, PATIENCE, shared_node};
 
 /// Almost as deep as a frame of 128 KiB has room for.
 const DEEP: usize = 20_000;

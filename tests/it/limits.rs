@@ -2,8 +2,8 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Daemon, DaemonConfig, PATIENCE, eventually, free_port};
 use crate::world::{World, eventually_settled, seconds};
+use convgroup_testkit::{Daemon, DaemonConfig, PATIENCE, eventually, free_port};
 
 /// Stacks of 1 GiB, set from outside, so that the same address space has room for as many threads in every build.
 const STACK_BYTES: u64 = 1 << 30;

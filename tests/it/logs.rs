@@ -5,11 +5,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 
-use convgroup_deleter::sandbox::{Fault, Rule};
+use im_sandbox::{Fault, Rule};
 use serde_json::Value;
 
-use crate::harness::{Daemon, Metrics, PATIENCE, eventually};
 use crate::world::{World, eventually_settled, seconds};
+use convgroup_testkit::{Daemon, Metrics, PATIENCE, eventually};
 
 const DROPPED: &str = "convgroup_log_lines_dropped_total";
 /// `O_NONBLOCK` of Linux.

@@ -9,8 +9,6 @@
     reason = "a panic is how a test fails; metrics are f64, counters are small whole numbers"
 )]
 
-#[path = "../harness/mod.rs"]
-mod harness;
 mod world;
 
 mod broker_faults;
@@ -31,7 +29,6 @@ mod pace;
 mod poison;
 mod prometheus;
 mod refused;
-mod sandbox;
 mod secrets;
 mod signals;
 mod surface;

@@ -1,13 +1,13 @@
 //! The main job: events are deleted and acked; several names in one event; what a client that is not ours publishes.
 use std::process::Stdio;
 
-use convgroup_deleter::sandbox::{Fault, Rule};
+use im_sandbox::{Fault, Rule};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::harness::broker::persistent;
-use crate::harness::{Message, PATIENCE, shared_node};
 use crate::world::{World, answered, event, eventually_settled, seconds, settled};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::{Message, PATIENCE, shared_node};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_deleted_and_acked() {

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::LazyLock;
 
-use convgroup_deleter::domain::attempt::Attempt;
-use convgroup_deleter::domain::code::{Class, CodeTable};
-use convgroup_deleter::domain::decide::{
+use convgroup_domain::attempt::Attempt;
+use convgroup_domain::code::{Class, CodeTable};
+use convgroup_domain::decide::{
     Cause, Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
 };
-use convgroup_deleter::domain::message::{decode, with_groups};
-use convgroup_deleter::domain::reply::Reply;
-use convgroup_deleter::domain::retry::{Step, Tries, next_step};
+use convgroup_domain::message::{decode, with_groups};
+use convgroup_domain::reply::Reply;
+use convgroup_domain::retry::{Step, Tries, next_step};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRng, TestRunner};

@@ -1,13 +1,13 @@
 //! Guarantee 2: an API that is away, refuses everybody or throttles moves no backlog into the dead letters, sees few calls
 //! meanwhile, and is found again without anybody's help.
-use convgroup_deleter::sandbox::{Credentials, Fault, Latency, Probes, Rule};
+use im_sandbox::{Credentials, Fault, Latency, Probes, Rule};
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::harness::daemon::SECRET_KEY;
-use crate::harness::{Daemon, Message, Metrics, PATIENCE, eventually, free_port};
 use crate::world::{World, event, eventually_settled, seconds, settled};
+use convgroup_testkit::daemon::SECRET_KEY;
+use convgroup_testkit::{Daemon, Message, Metrics, PATIENCE, eventually, free_port};
 
 /// Events that wait in the queue while the API is away.
 const BACKLOG: usize = 150;

@@ -4,11 +4,11 @@
 //! `pace::limiter`. What these tests would see is a hand-over that doubles the rate.
 use std::time::{Duration, Instant};
 
-use convgroup_deleter::sandbox::{CallRecord, Fault, Rule};
+use im_sandbox::{CallRecord, Fault, Rule};
 
-use crate::harness::{Daemon, Metrics, PATIENCE, Proxy, shared_node};
 use crate::tls::Authority;
 use crate::world::{World, event, eventually_settled, seconds, settled};
+use convgroup_testkit::{Daemon, Metrics, PATIENCE, Proxy, shared_node};
 
 const LIMIT: u32 = 40;
 /// What bunching may add: far from the double.

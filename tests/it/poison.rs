@@ -1,6 +1,6 @@
 //! Poison: a message on which the daemon panics ends in the dead letters; its neighbours do not notice.
-use crate::harness::{Daemon, Metrics, PATIENCE};
 use crate::world::{World, event, eventually_settled, settled};
+use convgroup_testkit::{Daemon, Metrics, PATIENCE};
 
 const PANICS: &str = "convgroup_panics_total";
 const EVENTS: usize = 20;

@@ -6,16 +6,16 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use convgroup_deleter::sandbox::{Fault, Rule};
+use im_sandbox::{Fault, Rule};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::form_urlencoded::Serializer;
 
-use crate::harness::broker::persistent;
-use crate::harness::{Daemon, PATIENCE, eventually, free_port, reaper};
 use crate::world::{World, eventually_settled};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::{Daemon, PATIENCE, eventually, free_port, reaper};
 
 const CONFIG_DIR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/prometheus");
 const CONFIG: &str = include_str!("../../config/prometheus/prometheus.yml");

@@ -1,12 +1,12 @@
 //! Copies that the broker refuses: the one message is told and kept, the others do not notice.
-use convgroup_deleter::sandbox::{Fault, Latency, Probes, Rule};
+use im_sandbox::{Fault, Latency, Probes, Rule};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
-use crate::harness::broker::persistent;
-use crate::harness::raw::{RawPublisher, decimal};
-use crate::harness::{Daemon, Metrics, Node, PATIENCE, eventually};
 use crate::world::{World, event, eventually_settled, seconds, settled, users};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::raw::{RawPublisher, decimal};
+use convgroup_testkit::{Daemon, Metrics, Node, PATIENCE, eventually};
 
 /// What the broker takes at most, in bytes, from now on and on new channels. RabbitMQ 4 keeps it where it is quicker to read.
 async fn limit_messages(node: &Node, bytes: u32) {

@@ -4,11 +4,11 @@
 use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use convgroup_deleter::chat::signer::LIFETIME_S;
-use convgroup_deleter::chat::usersig;
+use convgroup_chat::signer::LIFETIME_S;
+use convgroup_chat::usersig;
 use convgroup_deleter::config::Log;
-use convgroup_deleter::sandbox::{Config, Credentials, Fault, Probes, Rule, Sandbox};
 use convgroup_deleter::telemetry;
+use im_sandbox::{Config, Credentials, Fault, Probes, Rule, Sandbox};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use prometheus::IntCounter;
@@ -16,12 +16,12 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
-use crate::harness::broker::persistent;
-use crate::harness::daemon::{IDENTIFIER, SDK_APP_ID};
-use crate::harness::{
+use crate::world::{World, event, eventually_settled, settled};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::daemon::{IDENTIFIER, SDK_APP_ID};
+use convgroup_testkit::{
     Daemon, DaemonConfig, Metrics, PATIENCE, Proxy, eventually, free_port, shared_node,
 };
-use crate::world::{World, event, eventually_settled, settled};
 
 /// In every secret below, and nowhere else.
 const SECRET: &str = "tell7ale-secret";

@@ -2,8 +2,8 @@
 //! else do not end it.
 use std::process::Command;
 
-use crate::harness::{Daemon, DaemonConfig, PATIENCE, eventually, free_port};
 use crate::world::{World, seconds};
+use convgroup_testkit::{Daemon, DaemonConfig, PATIENCE, eventually, free_port};
 
 /// Signals that ask for a stop, with their numbers.
 const STOPS: [(&str, i32); 4] = [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15)];

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use convgroup_deleter::sandbox::{Fault, Rule};
+use im_sandbox::{Fault, Rule};
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-use crate::harness::broker::persistent;
-use crate::harness::daemon::{SDK_APP_ID, SECRET_KEY};
-use crate::harness::{
+use crate::world::{World, event, eventually_settled, seconds};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::daemon::{SDK_APP_ID, SECRET_KEY};
+use convgroup_testkit::{
     Broker, Daemon, DaemonConfig, Metrics, PATIENCE, Proxy, eventually, free_port, shared_node,
 };
-use crate::world::{World, event, eventually_settled, seconds};
 
 const SNAPSHOT: &str = include_str!("../snapshots/metrics.txt");
 

@@ -15,8 +15,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{DaemonConfig, Node, PATIENCE, eventually, free_port, shared_node};
 use crate::world::{World, eventually_settled};
+use convgroup_testkit::{DaemonConfig, Node, PATIENCE, eventually, free_port, shared_node};
 
 /// A CA and what it signed, as PEM files.
 pub(crate) struct Authority {

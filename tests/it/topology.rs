@@ -1,12 +1,12 @@
 //! `topology`: applied by one who may, then a daemon with the least rights does all of its work.
-use convgroup_deleter::sandbox::{Fault, Rule};
+use im_sandbox::{Fault, Rule};
 use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
-use crate::harness::broker::persistent;
-use crate::harness::{Daemon, PATIENCE, Settle, eventually, shared_node, unique};
 use crate::world::{World, event, eventually_settled};
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::{Daemon, PATIENCE, Settle, eventually, shared_node, unique};
 
 /// A user with exactly the rights that `topology print` names for it, in the vhost of the world.
 async fn user_with(world: &World, printed: &str, who: &str) -> String {
@@ -199,7 +199,7 @@ async fn printed_rights_are_enough_and_no_more(world: World) {
     assert_eq!(code, 1, "the daemon's user may not declare: {output}");
     assert!(output.contains("rights"), "{output}");
     let forbidden = world.config.clone().set("CONVGROUP_AMQP__URL", &publisher);
-    let reading = crate::harness::Broker::connect(forbidden.get("CONVGROUP_AMQP__URL")).await;
+    let reading = convgroup_testkit::Broker::connect(forbidden.get("CONVGROUP_AMQP__URL")).await;
     let refused = reading
         .try_publish(
             "",

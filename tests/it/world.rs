@@ -3,13 +3,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::Location;
 use std::time::Duration;
 
-use convgroup_deleter::sandbox::{Config, Counters, Fault, Rule, Sandbox};
+use im_sandbox::{Config, Counters, Fault, Rule, Sandbox};
 use lapin::BasicProperties;
 use secrecy::SecretString;
 
-use crate::harness::broker::persistent;
-use crate::harness::daemon::{IDENTIFIER, SECRET_KEY};
-use crate::harness::{
+use convgroup_testkit::broker::persistent;
+use convgroup_testkit::daemon::{IDENTIFIER, SECRET_KEY};
+use convgroup_testkit::{
     Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Proxy, Settle, eventually, free_port,
     shared_node, unique,
 };

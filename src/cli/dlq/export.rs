@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::{Desk, moment};
-use crate::broker::delivery::Message;
-use crate::broker::letter::properties;
 use crate::cli::{Exit, Failure, count, say};
-use crate::domain::letter::Letter;
+use convgroup_broker::delivery::Message;
+use convgroup_broker::letter::properties;
+use convgroup_domain::letter::Letter;
 
 pub(super) fn export(desk: &Desk, file: &Path) -> Result<Exit, Failure> {
     if file == Path::new("-") {

@@ -5,14 +5,14 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{Desk, moment};
-use crate::broker::delivery::Message;
 use crate::cli::{Exit, Failure, count, say};
-use crate::domain::code::CodeTable;
-use crate::domain::decide::MALFORMED;
-use crate::domain::letter::{DELIVERY_LIMIT, Letter, MAXLEN, NACKED, NONE, TTL};
-use crate::domain::message::decode_declared;
 use crate::telemetry::Ids;
-use crate::text::readable;
+use convgroup_broker::delivery::Message;
+use convgroup_domain::code::CodeTable;
+use convgroup_domain::decide::MALFORMED;
+use convgroup_domain::letter::{DELIVERY_LIMIT, Letter, MAXLEN, NACKED, NONE, TTL};
+use convgroup_domain::message::decode_declared;
+use convgroup_domain::text::readable;
 
 /// So many bytes of a body that can't be read are shown.
 const BODY_BYTES_SHOWN: usize = 1024;
@@ -100,7 +100,7 @@ pub(super) fn show(
 }
 
 /// What `dlq show` prints of one letter: as text, and as JSON.
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn shown(
     letter: &Letter,
     message: &Message,

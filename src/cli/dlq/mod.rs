@@ -1,17 +1,16 @@
 //! `dlq`: the dead letters, looked at, sent back, kept in a file, or removed.
 //!
-//! Looking harms nothing: letters are held while they are read and go back in their order (see [`crate::broker::letters`]).
+//! Looking harms nothing: letters are held while they are read and go back in their order (see [`convgroup_broker::letters`]).
 //! Whoever looks has all of them in hand, so only one can at a time.
 mod export;
 mod look;
 mod purge;
 mod redrive;
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::{export::line as exported, look::shown};
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -19,16 +18,16 @@ use clap::builder::PossibleValuesParser;
 
 use super::explain::no_code;
 use super::{Exit, Failure, count};
-use crate::broker::delivery::Delivery;
-use crate::broker::letter::letter;
-use crate::broker::letters::Letters;
-use crate::clock::{self, unix_ms};
-use crate::config::{Amqp, Settings};
-use crate::domain::code::CodeTable;
-use crate::domain::decide::MALFORMED;
-use crate::domain::letter::{CAUSES, CLASSES, Filter, Letter, NONE};
-use crate::metrics::Metrics;
+use crate::config::Settings;
 use crate::telemetry::{self, Ids};
+use convgroup_broker::delivery::Delivery;
+use convgroup_broker::letter::letter;
+use convgroup_broker::letters::Letters;
+use convgroup_broker::settings::Amqp;
+use convgroup_domain::code::CodeTable;
+use convgroup_domain::decide::MALFORMED;
+use convgroup_domain::letter::{CAUSES, CLASSES, Filter, Letter, NONE};
+use convgroup_host::clock::{self, unix_ms};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -267,7 +266,7 @@ impl Desk {
         filter: &Filter,
         command: &Command,
     ) -> Result<Self, Failure> {
-        let (letters, snapshot) = Letters::open(amqp, Arc::new(Metrics::new(&codes))).await?;
+        let (letters, snapshot) = Letters::open(amqp).await?;
         let now_ms = unix_ms();
         let counts_only = matches!(command, Command::Ls { .. });
         let spares_malformed =

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use super::{Desk, export, moment};
 use crate::cli::{Exit, Failure, count, say};
-use crate::clock::unix_ms;
+use convgroup_host::clock::unix_ms;
 
 pub(super) async fn purge(
     desk: &mut Desk,

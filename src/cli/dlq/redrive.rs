@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Desk;
-use crate::broker::BrokerError;
-use crate::broker::letter::letter;
-use crate::broker::letters::Letters;
-use crate::broker::refusal::Refusal;
 use crate::cli::{Exit, Failure, count, progress, say};
-use crate::domain::redrive::{NextBatch, next_batch};
 use crate::{shutdown, telemetry};
+use convgroup_broker::BrokerError;
+use convgroup_broker::letter::letter;
+use convgroup_broker::letters::Letters;
+use convgroup_broker::refusal::Refusal;
+use convgroup_domain::redrive::{NextBatch, next_batch};
 
 /// How long the main queue may stay as long as it is before the redrive gives up.
 const STUCK_MAX: Duration = Duration::from_secs(120);

@@ -1,0 +1,378 @@
+//! Declaring exchange and queues, or verifying that they are there.
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ExchangeKind};
+
+use super::address::BrokerAddress;
+use super::connect::{Role, connect_any};
+use super::settings::Amqp;
+use super::{BrokerError, bounded, is_refused};
+use convgroup_domain::topology::{Argument, Queue, ROUTING_KEY, Topology};
+
+/// A connection for whoever looks after exchange and queues: declares them, or says how they stand.
+#[derive(Debug)]
+pub struct TopologyConnection {
+    pub(crate) connection: Connection,
+    /// The node that it leads to.
+    pub address: BrokerAddress,
+}
+
+impl TopologyConnection {
+    /// Connects to the first node that answers.
+    ///
+    /// # Errors
+    /// None answers; the error is the first node's.
+    pub async fn open(amqp: &Amqp) -> Result<Self, BrokerError> {
+        let (connection, address) = connect_any(amqp, Role::Topology).await?;
+        Ok(Self {
+            connection,
+            address,
+        })
+    }
+
+    /// Declares everything; what exists and is the same stays as it is.
+    ///
+    /// # Errors
+    /// Something is there with other arguments, or the user may not declare it.
+    pub async fn declare(&self, topology: &Topology) -> Result<(), BrokerError> {
+        declare(&self.connection, topology).await
+    }
+
+    /// Whether the queues are there, whatever their arguments.
+    ///
+    /// # Errors
+    /// One is not, or the user may not see it.
+    pub async fn verify(&self, topology: &Topology) -> Result<(), BrokerError> {
+        verify(&self.connection, topology).await
+    }
+
+    /// How each queue stands; with `arguments`, also whether its arguments are the right ones.
+    ///
+    /// # Errors
+    /// The broker does not answer, or closes the connection.
+    pub async fn queues<'t>(
+        &self,
+        topology: &'t Topology,
+        arguments: bool,
+    ) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
+        compare(&self.connection, topology, arguments).await
+    }
+
+    /// How the exchange stands; with `arguments`, also whether it is of the right kind.
+    ///
+    /// # Errors
+    /// The broker does not answer, or closes the connection.
+    pub async fn exchange(
+        &self,
+        topology: &Topology,
+        arguments: bool,
+    ) -> Result<Standing, BrokerError> {
+        compare_exchange(&self.connection, topology, arguments).await
+    }
+}
+
+/// Declares everything; what exists already and is the same stays as it is.
+///
+/// # Errors
+/// [`BrokerError::Topology`] names the object, the argument that differs and what to do.
+pub(crate) async fn declare(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<(), BrokerError> {
+    let channel = bounded("opening a channel", connection.create_channel()).await?;
+    let exchange = topology.exchange.as_str();
+    declare_exchange(&channel, exchange).await?;
+    for queue in topology.queues() {
+        declare_queue(&channel, queue).await?;
+    }
+    let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+    let bound = channel.queue_bind(
+        topology.main.name.as_str().into(),
+        exchange.into(),
+        ROUTING_KEY.into(),
+        options,
+        table,
+    );
+    bounded("binding the queue", bound).await.map_err(|err| {
+        explained(
+            err,
+            &format!("binding of {} to {exchange}", topology.main.name),
+        )
+    })?;
+    close(&channel).await;
+    Ok(())
+}
+
+/// Verifies that the queues exist; their arguments can't be seen this way.
+///
+/// # Errors
+/// [`BrokerError::Topology`] names the first that is missing and what to do.
+pub(crate) async fn verify(
+    connection: &Connection,
+    topology: &Topology,
+) -> Result<(), BrokerError> {
+    let channel = bounded("opening a channel", connection.create_channel()).await?;
+    for queue in topology.queues() {
+        depth(&channel, &queue.name)
+            .await
+            .map_err(|err| unseen(err, &queue.name))?;
+    }
+    close(&channel).await;
+    Ok(())
+}
+
+/// How an exchange or a queue at the broker stands to the one that is wanted.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// There, with the same arguments as far as they were compared.
+    Same,
+    /// Not there.
+    Missing,
+    /// Not to be seen by this user, who needs no right on it: the exchange of a daemon that declares nothing.
+    Unseen,
+    /// There, but not the same, or not to be seen by this user: in words, with what to do.
+    Differs(BrokerError),
+}
+
+/// Looks at each queue by itself and, with `arguments`, compares them too, which takes the right to declare. Creates nothing.
+///
+/// # Errors
+/// The broker did not answer, or answered nothing that says how a queue stands.
+async fn compare<'t>(
+    connection: &Connection,
+    topology: &'t Topology,
+    arguments: bool,
+) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
+    let mut standings = Vec::new();
+    for queue in topology.queues() {
+        // A refusal closes the channel: each queue has one of its own.
+        let channel = bounded("opening a channel", connection.create_channel()).await?;
+        let standing = match depth(&channel, &queue.name).await {
+            Ok(_) if !arguments => Standing::Same,
+            // It exists: declaring it creates nothing, it only compares.
+            Ok(_) => standing(declare_queue(&channel, queue).await)?,
+            Err(BrokerError::Failed(_, reply)) if reply.contains("NOT_FOUND") => Standing::Missing,
+            Err(err) => standing(Err(unseen(err, &queue.name)))?,
+        };
+        standings.push((queue.name.as_str(), standing));
+        close(&channel).await;
+    }
+    Ok(standings)
+}
+
+/// Looks at the exchange and, with `arguments`, compares its kind too, which takes the right to declare. Creates nothing. Its
+/// bindings can't be asked over AMQP.
+///
+/// # Errors
+/// The broker did not answer, or answered nothing that says how the exchange stands.
+async fn compare_exchange(
+    connection: &Connection,
+    topology: &Topology,
+    arguments: bool,
+) -> Result<Standing, BrokerError> {
+    let channel = bounded("opening a channel", connection.create_channel()).await?;
+    let exchange = topology.exchange.as_str();
+    let standing = match look_at_exchange(&channel, exchange).await {
+        Ok(()) if !arguments => Ok(Standing::Same),
+        // It exists: declaring it creates nothing, it only compares.
+        Ok(()) => standing(declare_exchange(&channel, exchange).await),
+        Err(err) => exchange_unseen(err, exchange, arguments),
+    };
+    close(&channel).await;
+    standing
+}
+
+/// How an object stands by what came of declaring it or looking at it; a refusal is in words already.
+fn standing(answer: Result<(), BrokerError>) -> Result<Standing, BrokerError> {
+    match answer {
+        Ok(()) => Ok(Standing::Same),
+        Err(err @ BrokerError::Topology(_)) => Ok(Standing::Differs(err)),
+        Err(err) => Err(err),
+    }
+}
+
+/// A queue at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Messages ready, that is, in nobody's hand.
+    pub ready: u32,
+    /// Consumers; of a queue with a single active consumer only the active one.
+    pub consumers: u32,
+}
+
+/// Looks at a queue by a passive declare: immediate and exact on every version.
+///
+/// # Errors
+/// When the queue is missing the channel is closed by the broker.
+pub(crate) async fn look(channel: &Channel, queue: &str) -> Result<Seen, BrokerError> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+    bounded("looking at a queue", declared)
+        .await
+        .map(|queue| Seen {
+            ready: queue.message_count(),
+            consumers: queue.consumer_count(),
+        })
+}
+
+/// Messages ready in a queue.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
+    look(channel, queue).await.map(|seen| seen.ready)
+}
+
+/// Messages ready in all delay queues together.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) async fn delayed(channel: &Channel, topology: &Topology) -> Result<u32, BrokerError> {
+    let mut delayed = 0;
+    for tier in &topology.tiers {
+        delayed += depth(channel, &tier.name).await?;
+    }
+    Ok(delayed)
+}
+
+async fn look_at_exchange(channel: &Channel, exchange: &str) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    // A passive one compares nothing, the kind neither.
+    let (kind, table) = (ExchangeKind::Direct, FieldTable::default());
+    let looked = channel.exchange_declare(exchange.into(), kind, options, table);
+    bounded("looking at the exchange", looked).await
+}
+
+async fn declare_exchange(channel: &Channel, exchange: &str) -> Result<(), BrokerError> {
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    let (kind, table) = (ExchangeKind::Direct, FieldTable::default());
+    let declared = channel.exchange_declare(exchange.into(), kind, options, table);
+    bounded("declaring the exchange", declared)
+        .await
+        .map_err(|err| explained(err, &format!("exchange {exchange}")))
+}
+
+async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = channel.queue_declare(queue.name.as_str().into(), options, arguments(queue));
+    bounded("declaring a queue", declared)
+        .await
+        .map(drop)
+        .map_err(|err| explained(err, &format!("queue {}", queue.name)))
+}
+
+/// A channel left open is closed with its connection: not being able to close it is no failure.
+async fn close(channel: &Channel) {
+    let _ = bounded("closing a channel", channel.close(200, "done".into())).await;
+}
+
+pub(crate) fn arguments(queue: &Queue) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in &queue.arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+            Argument::Bool(flag) => AMQPValue::Boolean(*flag),
+        };
+        table.insert((*name).into(), value);
+    }
+    table
+}
+
+/// What the refusal of a look at a queue means.
+pub(crate) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
+    match &err {
+        BrokerError::Failed(_, reply) if is_refused(reply) => BrokerError::Topology(format!(
+            "queue {queue} may not be looked at by this user: since 4.2.6 RabbitMQ wants a right on it, any (4.2.6 and \
+                 4.3.0: the one to configure). `convgroup-deleter topology print` has the lines that grant it: {reply}"
+        )),
+        _ => explained(err, &format!("queue {queue}")),
+    }
+}
+
+/// What it means that the exchange can't be looked at. RabbitMQ since 4.2.6 wants a right on it, any; one who `declares` needs
+/// that anyway, a daemon with the least rights has none.
+fn exchange_unseen(
+    err: BrokerError,
+    exchange: &str,
+    declares: bool,
+) -> Result<Standing, BrokerError> {
+    match &err {
+        BrokerError::Failed(_, reply) if reply.contains("NOT_FOUND") => Ok(Standing::Missing),
+        BrokerError::Failed(_, reply) if is_refused(reply) && !declares => Ok(Standing::Unseen),
+        _ => standing(Err(explained(err, &format!("exchange {exchange}")))),
+    }
+}
+
+/// Says at 3 a.m. what RabbitMQ's refusal means and what to do.
+pub(crate) fn explained(err: BrokerError, object: &str) -> BrokerError {
+    let BrokerError::Failed(_, reply) = &err else {
+        return err;
+    };
+    let text = if reply.contains("inequivalent arg") {
+        let differs = reply
+            .split("inequivalent arg")
+            .nth(1)
+            .unwrap_or(reply)
+            .trim();
+        let remedy = if object.starts_with("exchange ") {
+            "use another amqp.exchange, or delete it"
+        } else {
+            "configure what is there (for the delay queues: retry.tiers), use another amqp.queue, or empty and delete it"
+        };
+        format!(
+            "{object} exists with other arguments than this configuration wants: {differs}. \
+             Either {remedy} and let the daemon declare it anew"
+        )
+    } else if reply.contains("NOT_FOUND") {
+        format!(
+            "{object} does not exist. Set amqp.declare = true, or have somebody with the rights declare it: {reply}"
+        )
+    } else if is_refused(reply) {
+        format!(
+            "{object} may not be declared by this user. Grant the rights, or set amqp.declare = false and have somebody \
+             with the rights declare it: {reply}"
+        )
+    } else {
+        return err;
+    };
+    BrokerError::Topology(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_refused_look_at_the_exchange_means() {
+        let refused = "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'";
+        let missing = "NOT_FOUND - no exchange 'e' in vhost '/'";
+        for (reply, declares, wanted) in [
+            (missing, false, "Ok(Missing)"),
+            (missing, true, "Ok(Missing)"),
+            (refused, false, "Ok(Unseen)"),
+            (
+                refused,
+                true,
+                "Ok(Differs(Topology(\"exchange e may not be declared by this user",
+            ),
+            ("INTERNAL_ERROR", false, "Err(Failed("),
+        ] {
+            let err = BrokerError::Failed("looking at the exchange", reply.to_owned());
+            let found = format!("{:?}", exchange_unseen(err, "e", declares));
+            assert!(found.starts_with(wanted), "{found} is not {wanted}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! A delivered message and the receipt that settles it.
+use std::sync::Arc;
+
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Acker, BasicProperties};
+
+use super::life::Life;
+use super::wire::stream::mark;
+use super::{BrokerError, bounded};
+use convgroup_domain::attempt::{self, Attempt};
+use convgroup_domain::encoding::Declared;
+
+/// Longest part of a foreign message id that goes into a log line, in bytes.
+const ID_BYTES_MAX: usize = 128;
+
+/// A message in hand.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What was delivered.
+    pub message: Message,
+    /// Settles it, once.
+    pub receipt: Receipt,
+}
+
+/// What was delivered: body and properties, untouched.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The body.
+    pub body: Vec<u8>,
+    /// The properties, headers included: input, written by anybody.
+    pub properties: BasicProperties,
+    /// Whether it was delivered before.
+    pub redelivered: bool,
+    /// Why the client library can't read it as it was published, if so: what could not be read is left out of the properties.
+    pub unreadable: Option<String>,
+}
+
+impl Delivery {
+    pub(super) fn new(delivery: lapin::message::Delivery, life: Arc<Life>) -> Self {
+        let (properties, unreadable) = unmarked(delivery.properties, mark());
+        let message = Message {
+            body: delivery.data,
+            properties,
+            redelivered: delivery.redelivered,
+            unreadable,
+        };
+        Self {
+            message,
+            receipt: Receipt {
+                acker: delivery.acker,
+                life,
+            },
+        }
+    }
+}
+
+/// Takes the mark of [`wire`](super::wire) off: what it says is no header of the message.
+fn unmarked(properties: BasicProperties, mark: &str) -> (BasicProperties, Option<String>) {
+    let marked = |headers: &FieldTable| text(headers.inner().get(mark)?);
+    let Some(reason) = properties.headers().as_ref().and_then(marked) else {
+        return (properties, None);
+    };
+    let mut left = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+        if name.as_str() != mark {
+            left.insert(name.clone(), value.clone());
+        }
+    }
+    (properties.with_headers(left), Some(reason))
+}
+
+impl Message {
+    /// The publisher's message id, cut to a bound; empty where there is none.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        let id = self
+            .properties
+            .message_id()
+            .as_ref()
+            .map_or("", |id| id.as_str());
+        &id[..id.floor_char_boundary(ID_BYTES_MAX)]
+    }
+
+    /// What its properties say about its body.
+    #[must_use]
+    pub fn declared(&self) -> Declared<'_> {
+        let properties = &self.properties;
+        Declared {
+            content_type: properties.content_type().as_ref().map(ShortString::as_str),
+            content_encoding: properties
+                .content_encoding()
+                .as_ref()
+                .map(ShortString::as_str),
+            kind: properties.kind().as_ref().map(ShortString::as_str),
+        }
+    }
+
+    /// Its history, from our headers.
+    #[must_use]
+    pub fn attempt(&self, now_ms: i64) -> Attempt {
+        Attempt::read(
+            self.number(attempt::ATTEMPT),
+            self.number(attempt::FIRST_SEEN),
+            now_ms,
+        )
+    }
+
+    /// When it was published, as far as known: its timestamp (AMQP counts seconds), or when we first saw it.
+    #[must_use]
+    pub fn published_ms(&self, now_ms: i64) -> i64 {
+        let timestamp = self
+            .properties
+            .timestamp()
+            .and_then(|seconds| i64::try_from(seconds).ok());
+        timestamp
+            .and_then(|seconds| attempt::plausible(seconds.checked_mul(1000)?, now_ms))
+            .unwrap_or_else(|| self.attempt(now_ms).first_seen_ms)
+    }
+
+    /// A text in a header; anything else counts as absent.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        text(self.properties.headers().as_ref()?.inner().get(name)?)
+    }
+
+    /// A whole number in a header, of whatever width; anything else counts as absent.
+    pub(super) fn number(&self, name: &str) -> Option<i64> {
+        match self.properties.headers().as_ref()?.inner().get(name)? {
+            AMQPValue::ShortShortInt(number) => Some(i64::from(*number)),
+            AMQPValue::ShortShortUInt(number) => Some(i64::from(*number)),
+            AMQPValue::ShortInt(number) => Some(i64::from(*number)),
+            AMQPValue::ShortUInt(number) => Some(i64::from(*number)),
+            AMQPValue::LongInt(number) => Some(i64::from(*number)),
+            AMQPValue::LongUInt(number) => Some(i64::from(*number)),
+            AMQPValue::LongLongInt(number) => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+/// A text among header values, what is no UTF-8 in it replaced; any other value is none.
+pub(super) fn text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// The right to settle one delivery, once: settling consumes it.
+#[derive(Debug)]
+pub struct Receipt {
+    acker: Acker,
+    life: Arc<Life>,
+}
+
+impl Receipt {
+    /// Tells the broker that the message is done.
+    pub(super) async fn ack(self) -> Result<(), BrokerError> {
+        const WHAT: &str = "acking a message";
+        let acked = bounded(WHAT, self.acker.ack(BasicAckOptions::default())).await;
+        self.took_effect(WHAT, acked)
+    }
+
+    /// Gives the message back to its queue. A nack, never a reject: RabbitMQ 4.3 counts rejects against the delivery limit.
+    pub(super) async fn requeue(self) -> Result<(), BrokerError> {
+        const WHAT: &str = "handing a message back";
+        let options = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        let nacked = bounded(WHAT, self.acker.nack(options)).await;
+        self.took_effect(WHAT, nacked)
+    }
+
+    /// `Ok(false)` means that nothing was settled: the channel had died. Only a new session helps then.
+    fn took_effect(
+        &self,
+        what: &'static str,
+        result: Result<bool, BrokerError>,
+    ) -> Result<(), BrokerError> {
+        let result = match result {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BrokerError::Failed(
+                what,
+                "the channel is closed".to_owned(),
+            )),
+            Err(err) => Err(err),
+        };
+        result.inspect_err(|err| self.life.end(err.to_string()))
+    }
+}

@@ -1,0 +1,235 @@
+//! Publishing many events to the exchange: the producer's side, for the tool `publish`.
+use std::collections::VecDeque;
+use std::future::Future;
+
+use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+
+use super::connect::{Role, connect_any};
+use super::publisher::{confirm_channel, mandatory};
+use super::refusal::Refusal;
+use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, told_of_alarm};
+use crate::settings::Amqp;
+use convgroup_domain::topology::ROUTING_KEY;
+use convgroup_host::clock::unix_s;
+
+/// Publishes that wait for their confirm at the same time.
+const WINDOW: usize = 256;
+
+/// A connection for publishing events.
+#[derive(Debug)]
+pub struct Feed {
+    connection: Connection,
+    channel: Channel,
+    amqp: Amqp,
+}
+
+/// An event that the broker did not take.
+#[derive(Debug)]
+pub struct RefusedEvent {
+    /// Its place among those to be published, from 0.
+    pub index: usize,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Why publishing stopped before its end.
+#[derive(Debug)]
+pub struct Stopped {
+    /// How many of the first events are, for certain, confirmed or among the refused.
+    pub done: usize,
+    /// Those that were refused before.
+    pub refused: Vec<RefusedEvent>,
+    /// What went wrong with the next.
+    pub cause: BrokerError,
+}
+
+/// What kept an event from being confirmed.
+enum Fault {
+    /// The broker closed the channel because of an event: this one, if it was alone.
+    Refused(Refusal),
+    /// The channel is closed; another operation on it was told why.
+    Closed(BrokerError),
+    /// Nothing more can be published; so many of the events that counted as done are not certain.
+    Stop(BrokerError, usize),
+}
+
+impl Feed {
+    /// Connects to the first node that answers, and declares the queues if the configuration says so, so that events can be
+    /// published before a daemon has ever run.
+    ///
+    /// # Errors
+    /// No node answers, or the topology is refused.
+    pub async fn open(amqp: &Amqp) -> Result<Self, BrokerError> {
+        let connection = connect_any(amqp, Role::Feed).await?.0;
+        if amqp.declare {
+            declare::declare(&connection, &amqp.topology).await?;
+        }
+        let channel = confirm_channel(&connection).await?;
+        Ok(Self {
+            connection,
+            channel,
+            amqp: amqp.clone(),
+        })
+    }
+
+    /// Publishes all events, each mandatory and confirmed, and returns those that the broker refused. `on_progress` is called with
+    /// the number of events that have their end so far.
+    ///
+    /// A refused event closes the channel, and with it all that were under way: these are published again, one at a time, until the
+    /// refused one is found. An event that is published twice does no harm.
+    ///
+    /// # Errors
+    /// [`Stopped`]: nothing more can be published.
+    pub async fn publish_all(
+        &mut self,
+        events: &[Vec<u8>],
+        mut on_progress: impl FnMut(usize),
+    ) -> Result<Vec<RefusedEvent>, Stopped> {
+        let (mut done, mut refused) = (0, Vec::new());
+        while done < events.len() {
+            let fault = match self.together(events, &mut done, &mut on_progress).await {
+                Ok(()) => break,
+                Err(Fault::Refused(_) | Fault::Closed(_)) => {
+                    let until = events.len().min(done + WINDOW);
+                    self.one_by_one(events, &mut done, until, &mut refused, &mut on_progress)
+                        .await
+                }
+                Err(Fault::Stop(cause, uncertain)) => Err((cause, uncertain)),
+            };
+            if let Err((cause, uncertain)) = fault {
+                return Err(Stopped {
+                    done: done.saturating_sub(uncertain),
+                    refused,
+                    cause,
+                });
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Publishes from `done` on, up to [`WINDOW`] at the same time.
+    async fn together(
+        &self,
+        events: &[Vec<u8>],
+        done: &mut usize,
+        on_progress: &mut impl FnMut(usize),
+    ) -> Result<(), Fault> {
+        let mut waiting: VecDeque<PublisherConfirm> = VecDeque::new();
+        let mut left = events[*done..].iter();
+        loop {
+            if waiting.len() < WINDOW
+                && let Some(event) = left.next()
+            {
+                waiting.push_back(self.send(event).await?);
+                continue;
+            }
+            let Some(confirm) = waiting.pop_front() else {
+                return Ok(());
+            };
+            self.confirmed(confirm).await?;
+            *done += 1;
+            on_progress(*done);
+        }
+    }
+
+    /// Publishes from `done` to `until`, one at a time, on a new channel after each that is refused.
+    async fn one_by_one(
+        &mut self,
+        events: &[Vec<u8>],
+        done: &mut usize,
+        until: usize,
+        refused: &mut Vec<RefusedEvent>,
+        on_progress: &mut impl FnMut(usize),
+    ) -> Result<(), (BrokerError, usize)> {
+        self.reopen().await.map_err(|cause| (cause, 0))?;
+        while *done < until {
+            let alone = async { self.confirmed(self.send(&events[*done]).await?).await };
+            match alone.await {
+                Ok(()) => {}
+                Err(Fault::Refused(refusal)) => {
+                    refused.push(RefusedEvent {
+                        index: *done,
+                        refusal,
+                    });
+                    self.reopen().await.map_err(|cause| (cause, 0))?;
+                }
+                // The one before is confirmed: nothing that was under way is uncertain.
+                Err(Fault::Stop(cause, _) | Fault::Closed(cause)) => return Err((cause, 0)),
+            }
+            *done += 1;
+            on_progress(*done);
+        }
+        Ok(())
+    }
+
+    /// Goes on on a new connection. A new channel on the old one could get the number of the closed one, for which events may still
+    /// be on their way: RabbitMQ would close the connection for these.
+    async fn reopen(&mut self) -> Result<(), BrokerError> {
+        let new = connect_any(&self.amqp, Role::Feed).await?.0;
+        let old = std::mem::replace(&mut self.connection, new);
+        self.channel = confirm_channel(&self.connection).await?;
+        let _ = bounded("closing a connection", old.close(200, "done".into())).await;
+        Ok(())
+    }
+
+    async fn send(&self, event: &[u8]) -> Result<PublisherConfirm, Fault> {
+        let published = self.channel.basic_publish(
+            self.amqp.topology.exchange.as_str().into(),
+            ROUTING_KEY.into(),
+            mandatory(),
+            event,
+            properties(),
+        );
+        self.answered("publishing", published).await
+    }
+
+    async fn confirmed(&self, confirm: PublisherConfirm) -> Result<(), Fault> {
+        let refused = |why: &str| BrokerError::Failed("publishing", why.to_owned());
+        match self.answered("waiting for a confirm", confirm).await? {
+            Confirmation::Ack(None) => Ok(()),
+            // With several under way a returned message may be handed to a neighbour's confirm: none of those that were under way
+            // counts as certain, and the whole is to be published again.
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Err(Fault::Stop(
+                BrokerError::Topology(format!(
+                    "exchange {} has no queue bound with the routing key {ROUTING_KEY}: events were returned",
+                    self.amqp.topology.exchange
+                )),
+                WINDOW,
+            )),
+            Confirmation::Nack(None) => Err(Fault::Stop(refused("the broker refused an event"), 0)),
+            Confirmation::NotRequested => {
+                Err(Fault::Stop(refused("the channel has no confirms"), 0))
+            }
+        }
+    }
+
+    /// Runs one operation of the channel under the deadline, and tells a refused event from anything else.
+    async fn answered<T>(
+        &self,
+        what: &'static str,
+        operation: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Fault> {
+        let stop = |err| Fault::Stop(told_of_alarm(err, &self.connection), 0);
+        match tokio::time::timeout(OPERATION_DEADLINE, operation).await {
+            Err(_) => Err(stop(BrokerError::Deadline(what))),
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(err)) => {
+                let failed = BrokerError::Failed(what, err.to_string());
+                Err(match Refusal::of(&err) {
+                    Some(refusal) => Fault::Refused(refusal),
+                    None if self.channel.status().connected() => stop(failed),
+                    None => Fault::Closed(failed),
+                })
+            }
+        }
+    }
+}
+
+/// What a good publisher sets: persistent, an id to follow the message by, and when it was published.
+fn properties() -> BasicProperties {
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+        .with_message_id(format!("{:032x}", rand::random::<u128>()).into())
+        .with_timestamp(unix_s())
+}

@@ -1,0 +1,275 @@
+//! Properties and headers of messages: what the daemon reads in them, and what its copies carry on.
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use convgroup_domain::fuzzing::{CODES, NOW_MS, assert_silent, with_secret};
+
+use super::{message, on_the_wire, table_on_the_wire};
+use crate::delivery::Message;
+use crate::letter::letter;
+use crate::successor::{Copy, Extent, copy, extents, redriven};
+use convgroup_domain::attempt::FAILURES_MAX;
+use convgroup_domain::decide::{
+    Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
+};
+use convgroup_domain::encoding::Declared;
+use convgroup_domain::message::{Malformed, decode, decode_declared};
+use convgroup_domain::reply::Reply;
+
+/// What brokers agree on: the least that AMQP allows, and what RabbitMQ proposes. In bytes.
+const FRAMES_MAX: [u32; 2] = [4096, 131_072];
+/// Longer than any name of a redrive, in bytes.
+const RUN_BYTES_MAX: usize = 200;
+/// A day: how far clocks may differ.
+const CLOCK_SKEW_MAX_MS: i64 = 86_400_000;
+
+/// `data` is the properties of a message as they are on the wire, then its body.
+///
+/// # Panics
+/// A promise is broken: see the checks.
+pub fn headers(data: &[u8]) {
+    let Some(message) = message(data) else {
+        return;
+    };
+    what_is_read_is_plausible(&message);
+    what_explains_a_body_repeats_nothing(&message);
+    for successor in successors(&message) {
+        for frame_max in FRAMES_MAX {
+            let first = copy(&message, &successor, Extent::Whole, NOW_MS, frame_max);
+            assert!(first.is_some(), "there is no copy");
+            for &extent in extents(&successor) {
+                if let Some(copy) = copy(&message, &successor, extent, NOW_MS, frame_max) {
+                    is_what_was_decided(&message, &successor, extent, copy, frame_max);
+                }
+            }
+        }
+    }
+    for frame_max in FRAMES_MAX {
+        is_given_a_new_life(&message, frame_max);
+    }
+}
+
+fn is_given_a_new_life(message: &Message, frame_max: u32) {
+    let again = Message {
+        properties: redriven(message, "run-1", frame_max),
+        ..message.clone()
+    };
+    carries_what_it_should(message, &again);
+    does_no_harm(&again);
+    fits(&again, frame_max);
+    let told = letter(&again);
+    assert_eq!((told.attempt, told.redrive_run.as_str()), (0, "run-1"));
+    assert!(told.class.is_empty() && told.code.is_empty());
+    let redrives = letter(message).redrives.clamp(0, i64::from(i32::MAX));
+    assert_eq!(told.redrives, redrives + 1);
+}
+
+fn is_what_was_decided(
+    message: &Message,
+    successor: &Successor,
+    extent: Extent,
+    copy: Copy<'_>,
+    frame_max: u32,
+) {
+    let copy = Message {
+        body: copy.body.into_owned(),
+        properties: copy.properties,
+        ..message.clone()
+    };
+    if extent == Extent::Whole {
+        carries_what_it_should(message, &copy);
+    }
+    let names = |message: &Message| {
+        let properties = &message.properties;
+        let ids = (properties.message_id(), properties.correlation_id());
+        format!("{ids:?} {:?}", properties.timestamp())
+    };
+    assert_eq!(names(&copy), names(message));
+    does_no_harm(&copy);
+    carries_its_body(message, successor, extent, &copy);
+    fits(&copy, frame_max);
+    tells_its_history(&copy, successor);
+    let (before, after) = (letter(message), letter(&copy));
+    assert_eq!(after.redrives, before.redrives);
+    if before.redrive_run.len() <= RUN_BYTES_MAX {
+        assert_eq!(after.redrive_run, before.redrive_run);
+    }
+}
+
+fn carries_its_body(message: &Message, successor: &Successor, extent: Extent, copy: &Message) {
+    match (decode(&message.body), extent) {
+        (_, Extent::Properties | Extent::Name) => {
+            assert!(copy.body.is_empty());
+            let bytes = i64::try_from(message.body.len()).expect("a body is no larger");
+            let headers = copy.properties.headers().as_ref();
+            let told = headers.and_then(|headers| headers.inner().get("convgroup-body-bytes"));
+            assert_eq!(told, Some(&AMQPValue::LongLongInt(bytes)));
+        }
+        (Ok(event), _) if !successor.is_malformed() => {
+            let carried = decode(&copy.body).expect("a copy can be read");
+            let left = successor.groups.as_deref().unwrap_or(event.groups());
+            assert_eq!((carried.user(), carried.groups()), (event.user(), left));
+        }
+        _ => assert!(copy.body == message.body, "a body is changed"),
+    }
+}
+
+/// The words for a body that can't be read come from the program, whatever the properties say.
+fn what_explains_a_body_repeats_nothing(message: &Message) {
+    let text = |text: &Option<ShortString>| {
+        let text = text.as_ref().map_or("", ShortString::as_str);
+        String::from_utf8_lossy(&with_secret(text.as_bytes())).into_owned()
+    };
+    let properties = &message.properties;
+    let content_type = text(properties.content_type());
+    let content_encoding = text(properties.content_encoding());
+    let kind = text(properties.kind());
+    let declared = Declared {
+        content_type: Some(&content_type),
+        content_encoding: Some(&content_encoding),
+        kind: Some(&kind),
+    };
+    if let Err(malformed) = decode_declared(&message.body, declared) {
+        assert_silent(&format!("{malformed} {malformed:?}"));
+    }
+    let read = decode_declared(&message.body, message.declared());
+    assert_eq!(read.is_ok(), decode(&message.body).is_ok());
+}
+
+fn what_is_read_is_plausible(message: &Message) {
+    assert!(message.id().len() <= 128);
+    let attempt = message.attempt(NOW_MS);
+    assert!(attempt.failures <= FAILURES_MAX);
+    for moment in [attempt.first_seen_ms, message.published_ms(NOW_MS)] {
+        assert!(
+            (1..=NOW_MS + CLOCK_SKEW_MAX_MS).contains(&moment),
+            "{moment}"
+        );
+    }
+}
+
+/// All kinds of copies: malformed, rejected, delayed and counted, delayed and not counted, exhausted.
+fn successors(message: &Message) -> Vec<Successor> {
+    let attempt = message.attempt(NOW_MS);
+    let answer = |code, info: &str| {
+        let info = info.to_owned();
+        NameEnd::of(CODES.classify(Reply::Answer { code, info }))
+    };
+    let names = match decode(&message.body) {
+        Ok(event) => event.groups().to_vec(),
+        Err(_) => Vec::new(),
+    };
+    let ends = |three: [NameEnd; 3]| -> Vec<NameEnd> {
+        three.into_iter().cycle().take(names.len()).collect()
+    };
+    let failed = ends([
+        answer(51011, "no such group"),
+        answer(50004, &"é".repeat(200)),
+        NameEnd::Deleted,
+    ]);
+    let throttled = ends([answer(60007, ""), NameEnd::Interrupted, NameEnd::Gone]);
+    let mut decisions = vec![decide_malformed(&Malformed::NotAnObject, attempt)];
+    for attempts_max in [1, FAILURES_MAX] {
+        let limits = Limits {
+            attempts_max,
+            tiers: 4,
+        };
+        decisions.push(decide(&names, &failed, attempt, limits));
+        decisions.push(decide(&names, &throttled, attempt, limits));
+    }
+    let successors = |decision| match decision {
+        Decision::Ack(successors) => successors,
+        Decision::HandBack => Vec::new(),
+    };
+    decisions.into_iter().flat_map(successors).collect()
+}
+
+fn carries_what_it_should(message: &Message, copy: &Message) {
+    let (old, new) = (&message.properties, &copy.properties);
+    let kept = |properties: &BasicProperties| {
+        format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            properties.message_id(),
+            properties.correlation_id(),
+            properties.timestamp(),
+            properties.content_type(),
+            properties.content_encoding(),
+            properties.kind(),
+            properties.reply_to(),
+            properties.app_id()
+        )
+    };
+    assert_eq!(kept(new), kept(old));
+    let harmful = (new.expiration(), new.user_id(), new.priority());
+    assert_eq!(harmful, (&None, &None, &None));
+    assert_eq!(
+        *new.delivery_mode(),
+        Some(2),
+        "a copy has to be on the disk"
+    );
+    let headers = new.headers().as_ref().expect("a copy has headers of ours");
+    let names = || headers.inner().keys().map(ShortString::as_str);
+    for name in ["CC", "BCC", "x-death", "x-delivery-count"] {
+        assert!(!names().any(|carried| carried == name), "{name} travels");
+    }
+    let dropped = names().any(|name| name == "convgroup-headers-dropped");
+    for (name, value) in old.headers().iter().flat_map(FieldTable::inner) {
+        let ours = name.as_str().starts_with("convgroup-");
+        let brokers = name.as_str().starts_with("x-") || matches!(name.as_str(), "CC" | "BCC");
+        if !dropped && !ours && !brokers {
+            let carried = headers.inner().get(name);
+            assert_eq!(format!("{carried:?}"), format!("{:?}", Some(value)));
+        }
+    }
+}
+
+fn does_no_harm(copy: &Message) {
+    let properties = &copy.properties;
+    let harmful = (
+        properties.expiration(),
+        properties.user_id(),
+        properties.priority(),
+    );
+    assert_eq!(harmful, (&None, &None, &None));
+    let mode = *properties.delivery_mode();
+    assert_eq!(mode, Some(2), "a copy has to be on the disk");
+    let headers = properties.headers().iter().flat_map(FieldTable::inner);
+    for (name, _) in headers {
+        let harmful = ["CC", "BCC", "x-death", "x-delivery-count"];
+        assert!(!harmful.contains(&name.as_str()), "{name} travels");
+    }
+}
+
+/// The bound of the contract, on the bytes that go out; and what goes out can be read.
+fn fits(copy: &Message, frame_max: u32) {
+    let headers = copy.properties.headers().as_ref();
+    let bytes = table_on_the_wire(headers.expect("a copy has headers of ours"));
+    assert!(
+        bytes.len() <= frame_max as usize / 2,
+        "{} bytes",
+        bytes.len()
+    );
+    let written = on_the_wire(copy);
+    // The frame's head and end, class, weight and size of the body.
+    let frame = 8 + 12 + written.len() - copy.body.len();
+    assert!(frame <= frame_max as usize, "a frame of {frame} bytes");
+    let read = self::message(&written).expect("a copy can be read");
+    assert!(on_the_wire(&read) == written, "a copy changes on its way");
+}
+
+/// The next daemon reads in the copy what this one decided; so do the tools.
+fn tells_its_history(copy: &Message, successor: &Successor) {
+    let told = letter(copy);
+    assert_eq!(told.attempt, i64::from(successor.attempt.failures));
+    assert_eq!(told.info, successor.info);
+    assert_eq!(told.class, successor.class().unwrap_or_default());
+    match successor.to {
+        Destination::Tier(_) => assert_eq!(copy.attempt(NOW_MS), successor.attempt),
+        Destination::Dead(cause) => {
+            assert_eq!(
+                (told.cause.as_str(), told.failed_at_ms),
+                (cause.label(), Some(NOW_MS))
+            );
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The rights that each user needs at the broker, and what mends a refusal.
+use super::address::BrokerAddress;
+use super::{BrokerError, is_refused};
+use crate::settings::Amqp;
+use convgroup_domain::quote::{regex, shell};
+use convgroup_domain::topology::Topology;
+
+/// Rights in one vhost, as RabbitMQ keeps them: regular expressions that the names of queues and exchanges have to match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rights {
+    configure: String,
+    write: String,
+    read: String,
+}
+
+impl Rights {
+    /// The least rights of a daemon. One that does not declare publishes copies through the default exchange and reads its main
+    /// queue. Since 4.2.6 RabbitMQ wants a right, any, on a queue that is only looked at (rabbitmq-server 16085 and 16272): the
+    /// one to write is harmless.
+    #[must_use]
+    pub fn of_daemon(topology: &Topology, declares: bool) -> Self {
+        if declares {
+            return Self::of_deployer(topology);
+        }
+        let main = regex(&topology.main.name);
+        Self {
+            configure: "^$".to_owned(),
+            write: format!(r"^(amq\.default|{main}\..*)$"),
+            read: format!("^{main}$"),
+        }
+    }
+
+    /// The least rights of a publisher.
+    #[must_use]
+    pub fn of_publisher(topology: &Topology) -> Self {
+        Self {
+            configure: "^$".to_owned(),
+            write: format!("^{}$", regex(&topology.exchange)),
+            read: "^$".to_owned(),
+        }
+    }
+
+    /// The least rights of whoever declares.
+    #[must_use]
+    pub fn of_deployer(topology: &Topology) -> Self {
+        let names = format!(
+            r"{}|{}(\..*)?",
+            regex(&topology.exchange),
+            regex(&topology.main.name)
+        );
+        Self {
+            configure: format!("^({names})$"),
+            write: format!(r"^({names}|amq\.default)$"),
+            read: format!("^({names})$"),
+        }
+    }
+
+    /// The line for a shell that gives a user these rights in a vhost, and no others there.
+    #[must_use]
+    pub fn line(&self, vhost: &str, user: &str) -> String {
+        let Self {
+            configure,
+            write,
+            read,
+        } = self;
+        let words = [vhost, user, configure, write, read].map(shell);
+        format!("rabbitmqctl set_permissions -p {}", words.join(" "))
+    }
+}
+
+/// What mends a refusal of one user, in lines for a shell.
+#[derive(Clone, Debug)]
+pub struct Remedy {
+    grant: String,
+    user: String,
+    vhost: String,
+}
+
+impl Remedy {
+    /// For the daemon that logs in with this address.
+    #[must_use]
+    pub fn of_daemon(address: &BrokerAddress, amqp: &Amqp) -> Self {
+        Self::new(address, &Rights::of_daemon(&amqp.topology, amqp.declare))
+    }
+
+    /// For whoever declares with this address.
+    #[must_use]
+    pub fn of_deployer(address: &BrokerAddress, amqp: &Amqp) -> Self {
+        Self::new(address, &Rights::of_deployer(&amqp.topology))
+    }
+
+    fn new(address: &BrokerAddress, rights: &Rights) -> Self {
+        Self {
+            grant: rights.line(address.vhost(), address.user()),
+            user: shell(address.user()),
+            vhost: shell(address.vhost()),
+        }
+    }
+
+    /// The error, with what mends it where that is a right or a limit.
+    #[must_use]
+    pub fn added_to(&self, err: BrokerError) -> BrokerError {
+        match err {
+            BrokerError::Topology(text) if is_refused(&text) => BrokerError::Topology(format!(
+                "{text}. All that is needed is granted by: {} (any other rights of the user in this vhost go)",
+                self.grant
+            )),
+            BrokerError::Failed(what, text) => match self.of_limit(&text) {
+                Some(remedy) => BrokerError::Topology(format!("{what}: {text}. {remedy}")),
+                None => BrokerError::Failed(what, text),
+            },
+            BrokerError::Unreachable(node, err) => match self.added_to(*err) {
+                BrokerError::Topology(text) => BrokerError::Topology(format!("{node}: {text}")),
+                err => BrokerError::Unreachable(node, Box::new(err)),
+            },
+            err => err,
+        }
+    }
+
+    /// What mends a limit that is reached.
+    fn of_limit(&self, text: &str) -> Option<String> {
+        const NEEDED: &str = "A daemon holds two connections at a time and a dozen channels";
+        let (user, vhost) = (&self.user, &self.vhost);
+        if text.contains("user connection limit") {
+            Some(format!(
+                "{NEEDED}. Raise or clear the user's limit: rabbitmqctl clear_user_limits {user} max-connections"
+            ))
+        } else if text.contains("connection limit") {
+            Some(format!(
+                "{NEEDED}. Raise or clear the vhost's limit: rabbitmqctl clear_vhost_limits -p {vhost}"
+            ))
+        } else if text.contains("number of channels opened") {
+            Some(format!(
+                "{NEEDED}. Raise or clear the user's limit: rabbitmqctl clear_user_limits {user} max-channels"
+            ))
+        } else if text.contains("queue limit") {
+            Some(format!(
+                "Raise or clear the vhost's limit: rabbitmqctl clear_vhost_limits -p {vhost}"
+            ))
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_for_the_expression_and_quoted_for_the_shell() {
+        let topology = Topology::new("it's", "chat+delete", &[Duration::from_secs(1)]);
+        let lines = [
+            Rights::of_daemon(&topology, false).line("/", "daemon"),
+            Rights::of_daemon(&topology, true).line("a b", "da'emon"),
+            Rights::of_publisher(&topology).line("chat", "publisher"),
+        ];
+        expect![[r#"
+            rabbitmqctl set_permissions -p / daemon '^$' '^(amq\.default|chat\+delete\..*)$' '^chat\+delete$'
+            rabbitmqctl set_permissions -p 'a b' 'da'\''emon' '^(it'\''s|chat\+delete(\..*)?)$' '^(it'\''s|chat\+delete(\..*)?|amq\.default)$' '^(it'\''s|chat\+delete(\..*)?)$'
+            rabbitmqctl set_permissions -p chat publisher '^$' '^it'\''s$' '^$'
+        "#]].assert_eq(&(lines.join("\n") + "\n"));
+    }
+
+    #[test]
+    fn a_limit_is_explained_with_what_clears_it() {
+        let topology = Topology::new("x", "q", &[Duration::from_secs(1)]);
+        let address: BrokerAddress = "amqp://me%20too:p@h/v%27".parse().unwrap();
+        let remedy = Remedy::new(&address, &Rights::of_daemon(&topology, false));
+        for (reply, line) in [
+            (
+                "connection refused for user 'me too': user connection limit (1) is reached",
+                "clear_user_limits 'me too' max-connections",
+            ),
+            (
+                "access to vhost 'v'' refused for user 'me too': connection limit (1) is reached",
+                r"clear_vhost_limits -p 'v'\'''",
+            ),
+            (
+                "number of channels opened for user 'me too' has reached the maximum allowed user limit of (3)",
+                "clear_user_limits 'me too' max-channels",
+            ),
+        ] {
+            let err = BrokerError::Failed("connecting", reply.to_owned());
+            let err = BrokerError::Unreachable("node".to_owned(), Box::new(err));
+            let told = remedy.added_to(err).to_string();
+            assert!(told.contains(reply) && told.contains(line), "{told}");
+        }
+        let other = BrokerError::Failed("connecting", "refused".to_owned());
+        assert_eq!(remedy.added_to(other).to_string(), "connecting: refused");
+    }
+}

@@ -1,0 +1,340 @@
+//! The properties and headers of a delayed or dead-lettered copy.
+use std::borrow::Cow;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use sha2::{Digest, Sha256};
+
+use super::delivery::Message;
+use super::wire::HEADERS_DROPPED;
+use convgroup_domain::attempt::{ATTEMPT, FIRST_SEEN};
+use convgroup_domain::decide::{Destination, Successor};
+use convgroup_domain::message::{DeleteGroups, decode, with_groups};
+use convgroup_domain::text::hex;
+
+pub(super) const CAUSE: &str = "convgroup-cause";
+pub(super) const CODE: &str = "convgroup-code";
+pub(super) const CLASS: &str = "convgroup-class";
+pub(super) const INFO: &str = "convgroup-info";
+pub(super) const FAILED_AT: &str = "convgroup-failed-at";
+/// How often a dead letter was redriven.
+pub(super) const REDRIVES: &str = "convgroup-redrives";
+/// The redrive that sent it last: how a redrive recognizes what comes back dead.
+pub(super) const REDRIVE_RUN: &str = "convgroup-redrive-run";
+/// Of a dead letter without a body: how many bytes the body had.
+pub(super) const BODY_BYTES: &str = "convgroup-body-bytes";
+/// And its SHA-256, in hex.
+pub(super) const BODY_SHA256: &str = "convgroup-body-sha256";
+const TRACEPARENT: &str = "traceparent";
+/// Headers that travel on where foreign ones do not.
+const RESCUED: [&str; 3] = [TRACEPARENT, REDRIVES, REDRIVE_RUN];
+/// Longest value of one of them, in bytes. A W3C traceparent has 55; whatever is far longer is none.
+const RESCUED_BYTES_MAX: usize = 256;
+
+/// How much of its message a copy carries. Where the broker refuses a copy, the next one is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that travels on.
+    Whole,
+    /// The body, and what names the message: no foreign headers but the trace, no other properties.
+    Body,
+    /// User and names only, without the fields that the event's publisher added.
+    Event,
+    /// Properties and headers, no body.
+    Properties,
+    /// Only what names the message.
+    Name,
+}
+
+impl Extent {
+    /// What is missing, in words.
+    #[must_use]
+    pub const fn left_out(self) -> &'static str {
+        match self {
+            Self::Whole => "nothing",
+            Self::Body => "foreign headers and properties",
+            Self::Event => "foreign headers and properties, unknown fields of the event",
+            Self::Properties => "the body",
+            Self::Name => "the body, foreign headers and properties",
+        }
+    }
+
+    const fn has_body(self) -> bool {
+        matches!(self, Self::Whole | Self::Body | Self::Event)
+    }
+
+    const fn has_foreign(self) -> bool {
+        matches!(self, Self::Whole | Self::Properties)
+    }
+}
+
+/// What is offered to the broker, one after the other. The names of an event that can be read are never left out: without them
+/// nothing could be deleted any more. Of one that can't be read, a dead letter without a body still says what it was.
+#[must_use]
+pub const fn extents(successor: &Successor) -> &'static [Extent] {
+    if successor.is_malformed() {
+        &[
+            Extent::Whole,
+            Extent::Body,
+            Extent::Properties,
+            Extent::Name,
+        ]
+    } else {
+        &[Extent::Whole, Extent::Body, Extent::Event]
+    }
+}
+
+/// A copy, ready to be published.
+#[derive(Debug)]
+pub struct Copy<'m> {
+    /// Properties and headers.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Cow<'m, [u8]>,
+}
+
+/// Makes a copy of `message`; nothing where its header would not fit a frame, or where this extent leaves out nothing more.
+///
+/// What [`carried`] keeps and foreign headers survive. Left out are: `expiration` (it would make the copy vanish), `user_id` (the
+/// broker refuses a foreign one), `priority` (our queues have none), and the headers in [`is_left_out`]. If the rest would not fit
+/// half a frame, only ours and [`RESCUED`] travel.
+#[must_use]
+pub fn copy<'m>(
+    message: &'m Message,
+    successor: &Successor,
+    extent: Extent,
+    now_ms: i64,
+    frame_max: u32,
+) -> Option<Copy<'m>> {
+    let body = body(message, successor, extent)?;
+    let foreign = message
+        .properties
+        .headers()
+        .as_ref()
+        .map(foreign)
+        .unwrap_or_default();
+    let mut ours = ours(successor, now_ms);
+    if !extent.has_body() {
+        name_body(&mut ours, &message.body);
+    }
+    let headers = if extent.has_foreign() {
+        joined(foreign, &ours, frame_max)
+    } else {
+        with(rescued(&foreign), &ours)
+    };
+    let properties = if extent.has_foreign() {
+        carried(message)
+    } else {
+        named(message)
+    };
+    let properties = properties.with_headers(headers);
+    (header_frame_bytes(&properties) <= frame_max as usize).then_some(Copy { properties, body })
+}
+
+fn body<'m>(message: &'m Message, successor: &Successor, extent: Extent) -> Option<Cow<'m, [u8]>> {
+    match extent {
+        Extent::Properties | Extent::Name => Some(Cow::Borrowed(&[])),
+        Extent::Whole | Extent::Body => Some(match &successor.groups {
+            Some(left) => Cow::Owned(with_groups(&message.body, left)),
+            None => Cow::Borrowed(&message.body),
+        }),
+        Extent::Event => {
+            let event = decode(&message.body).ok()?;
+            let left = successor.groups.as_deref().unwrap_or(event.groups());
+            let body = DeleteGroups::encode(event.user(), left).ok()?;
+            (body.len() < message.body.len()).then_some(Cow::Owned(body))
+        }
+    }
+}
+
+/// Says by which body a letter without one is meant: an operator who finds the event elsewhere can compare.
+fn name_body(ours: &mut FieldTable, body: &[u8]) {
+    let bytes = i64::try_from(body.len()).unwrap_or(i64::MAX);
+    ours.insert(BODY_BYTES.into(), AMQPValue::LongLongInt(bytes));
+    let hash = hex(&Sha256::digest(body));
+    ours.insert(
+        BODY_SHA256.into(),
+        AMQPValue::LongString(hash.as_str().into()),
+    );
+}
+
+/// Bytes that these properties take as a frame of their own: its envelope (8), class, weight, size of the body and flags (14).
+fn header_frame_bytes(properties: &BasicProperties) -> usize {
+    let short =
+        |text: &Option<ShortString>| text.as_ref().map_or(0, |text| 1 + text.as_str().len());
+    let texts = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.message_id(),
+        properties.kind(),
+        properties.app_id(),
+    ];
+    let headers = properties.headers().as_ref().map_or(0, table_bytes);
+    let (delivery_mode, timestamp) = (1, 8);
+    22 + delivery_mode + timestamp + headers + texts.into_iter().map(short).sum::<usize>()
+}
+
+/// Properties for a dead letter that is given a new life: no attempts, no cause; only the count of its redrives and the run. The
+/// bound for headers is that of a [`copy`].
+#[must_use]
+pub fn redriven(message: &Message, run: &str, frame_max: u32) -> BasicProperties {
+    let foreign = message
+        .properties
+        .headers()
+        .as_ref()
+        .map(foreign)
+        .unwrap_or_default();
+    let redrives = message
+        .number(REDRIVES)
+        .unwrap_or(0)
+        .clamp(0, i64::from(i32::MAX))
+        + 1;
+    let mut ours = FieldTable::default();
+    ours.insert(REDRIVES.into(), AMQPValue::LongLongInt(redrives));
+    ours.insert(REDRIVE_RUN.into(), AMQPValue::LongString(run.into()));
+    carried(message).with_headers(joined(foreign, &ours, frame_max))
+}
+
+/// Foreign headers and ours, in half a frame: if the foreign ones do not fit, only [`RESCUED`] of them travel.
+fn joined(foreign: FieldTable, ours: &FieldTable, frame_max: u32) -> FieldTable {
+    let fits = table_bytes(&foreign) + table_bytes(ours) <= frame_max as usize / 2;
+    let foreign = if fits { foreign } else { rescued(&foreign) };
+    with(foreign, ours)
+}
+
+fn with(mut headers: FieldTable, ours: &FieldTable) -> FieldTable {
+    for (name, value) in ours.inner() {
+        headers.insert(name.clone(), value.clone());
+    }
+    headers
+}
+
+/// The properties that name a message, and no others.
+fn named(message: &Message) -> BasicProperties {
+    let old = &message.properties;
+    let mut new = BasicProperties::default().with_delivery_mode(2);
+    if let Some(id) = old.message_id() {
+        new = new.with_message_id(id.clone());
+    }
+    if let Some(id) = old.correlation_id() {
+        new = new.with_correlation_id(id.clone());
+    }
+    if let Some(timestamp) = old.timestamp() {
+        new = new.with_timestamp(*timestamp);
+    }
+    new
+}
+
+/// The properties that every copy carries on.
+fn carried(message: &Message) -> BasicProperties {
+    let old = &message.properties;
+    let mut new = BasicProperties::default().with_delivery_mode(2);
+    macro_rules! keep {
+        ($($get:ident $with:ident)+) => { $( if let Some(value) = old.$get() { new = new.$with(value.clone()); } )+ };
+    }
+    keep!(message_id with_message_id correlation_id with_correlation_id content_type with_content_type
+          content_encoding with_content_encoding kind with_type reply_to with_reply_to app_id with_app_id);
+    if let Some(timestamp) = old.timestamp() {
+        new = new.with_timestamp(*timestamp);
+    }
+    new
+}
+
+/// Headers that no copy carries: the broker's own history, which is wrong on a copy; a kept CC would route a dead letter
+/// back into the queue; ours are written anew.
+fn is_left_out(name: &str) -> bool {
+    // What happened on an earlier hop stays true.
+    if matches!(name, HEADERS_DROPPED | REDRIVES | REDRIVE_RUN) {
+        return false;
+    }
+    is_brokers_count(name)
+        || matches!(name, "x-death" | "CC" | "BCC")
+        || ["x-first-death-", "x-last-death-", "convgroup-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+/// Headers that the broker writes anew with each delivery.
+pub(super) fn is_brokers_count(name: &str) -> bool {
+    matches!(name, "x-delivery-count" | "x-acquired-count")
+}
+
+fn foreign(headers: &FieldTable) -> FieldTable {
+    let mut foreign = FieldTable::default();
+    for (name, value) in headers
+        .inner()
+        .iter()
+        .filter(|(name, _)| !is_left_out(name.as_str()))
+    {
+        foreign.insert(name.clone(), value.clone());
+    }
+    foreign
+}
+
+fn rescued(foreign: &FieldTable) -> FieldTable {
+    let mut rescued = FieldTable::default();
+    rescued.insert(HEADERS_DROPPED.into(), AMQPValue::Boolean(true));
+    for name in RESCUED {
+        if let Some(value) = foreign.inner().get(name)
+            && value_bytes(value) <= RESCUED_BYTES_MAX
+        {
+            rescued.insert(name.into(), value.clone());
+        }
+    }
+    rescued
+}
+
+fn ours(successor: &Successor, now_ms: i64) -> FieldTable {
+    let mut ours = FieldTable::default();
+    let mut text = |name: &str, value: &str| {
+        ours.insert(ShortString::from(name), AMQPValue::LongString(value.into()));
+    };
+    if let Destination::Dead(cause) = successor.to {
+        text(CAUSE, cause.label());
+    }
+    if let Some(verdict) = &successor.verdict {
+        text(CODE, &verdict.code);
+    }
+    if let Some(class) = successor.class() {
+        text(CLASS, class);
+    }
+    if !successor.info.is_empty() {
+        text(INFO, &successor.info);
+    }
+    let mut number = |name: &str, value: i64| {
+        ours.insert(ShortString::from(name), AMQPValue::LongLongInt(value));
+    };
+    number(ATTEMPT, i64::from(successor.attempt.failures));
+    number(FIRST_SEEN, successor.attempt.first_seen_ms);
+    number(FAILED_AT, now_ms);
+    ours
+}
+
+/// Bytes a table takes on the wire.
+fn table_bytes(table: &FieldTable) -> usize {
+    4 + table
+        .inner()
+        .iter()
+        .map(|(name, value)| 1 + name.as_str().len() + value_bytes(value))
+        .sum::<usize>()
+}
+
+fn value_bytes(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::Boolean(_) | AMQPValue::ShortShortInt(_) | AMQPValue::ShortShortUInt(_) => 1,
+        AMQPValue::ShortInt(_) | AMQPValue::ShortUInt(_) => 2,
+        AMQPValue::LongInt(_) | AMQPValue::LongUInt(_) | AMQPValue::Float(_) => 4,
+        AMQPValue::LongLongInt(_) | AMQPValue::Double(_) | AMQPValue::Timestamp(_) => 8,
+        AMQPValue::DecimalValue(_) => 5,
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::LongString(text) => 4 + text.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::FieldArray(values) => {
+            4 + values.as_slice().iter().map(value_bytes).sum::<usize>()
+        }
+        AMQPValue::FieldTable(table) => table_bytes(table),
+        AMQPValue::Void => 0,
+    }
+}

@@ -1,0 +1,121 @@
+//! Watching a session from aside.
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use lapin::{Channel, Event};
+use tokio::sync::watch;
+
+use super::connect::Role;
+use super::events::{BrokerEvent, Depths};
+use super::life::Life;
+use super::refusal::{breaks_connection, closes_a_channel};
+use super::{BrokerError, declare};
+use crate::settings::Amqp;
+
+/// How often the queues' depths are asked; it is also how often the broker has to prove that it still answers.
+const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Watches the connection that consumes: what ends it, or one of its channels, ends the session.
+pub(super) async fn consuming(events: impl Stream<Item = Event>, role: Role, life: Arc<Life>) {
+    watched(events, role, life, |_| Meaning::End, |_| {}).await;
+}
+
+/// Watches a connection that publishes: what blocks it is told to the publisher. A channel that is closed is the publisher's
+/// affair, and so is a connection that the broker closes because of one message; anything else ends the session.
+pub(super) async fn publishing(
+    events: impl Stream<Item = Event>,
+    role: Role,
+    life: Arc<Life>,
+    blocking: watch::Sender<bool>,
+) {
+    let meaning = |err: &lapin::Error| {
+        if closes_a_channel(err) {
+            Meaning::GoOn
+        } else if breaks_connection(err) {
+            Meaning::Replaced
+        } else {
+            Meaning::End
+        }
+    };
+    watched(events, role, life, meaning, |blocked| {
+        blocking.send_replace(blocked);
+    })
+    .await;
+}
+
+/// What an error on a connection means for the session.
+enum Meaning {
+    /// Nothing: a channel was closed.
+    GoOn,
+    /// The connection is over and will be replaced.
+    Replaced,
+    /// The session is over.
+    End,
+}
+
+async fn watched(
+    events: impl Stream<Item = Event>,
+    role: Role,
+    life: Arc<Life>,
+    meaning: impl Fn(&lapin::Error) -> Meaning,
+    blocking: impl Fn(bool),
+) {
+    let mut events = pin!(events);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = life.over() => return,
+            event = events.next() => event,
+        };
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(
+                    amqp.role = role.label(),
+                    reason,
+                    "the broker blocks publishing (an alarm is on): deletions go on, delays and dead letters wait"
+                );
+                life.tell(BrokerEvent::Blocked(true));
+                blocking(true);
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!(amqp.role = role.label(), "the broker takes publishes again");
+                life.tell(BrokerEvent::Blocked(false));
+                blocking(false);
+            }
+            Some(Event::Error(err)) => match meaning(&err) {
+                Meaning::GoOn => {}
+                Meaning::Replaced => return,
+                Meaning::End => {
+                    life.end(format!("the {} connection failed: {err}", role.label()));
+                }
+            },
+            Some(_) => {}
+            None => life.end(format!("the {} connection is gone", role.label())),
+        }
+    }
+}
+
+/// Asks for the depths of the queues, tells them, and ends the session when the broker does not answer.
+pub(super) async fn depths(channel: Channel, amqp: Amqp, life: Arc<Life>) {
+    while life.is_on() {
+        match ask_depths(&channel, &amqp).await {
+            Ok(depths) => life.tell(BrokerEvent::Depths(depths)),
+            Err(err) => life.end(err.to_string()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(DEPTH_INTERVAL) => {}
+            () = life.over() => {}
+        }
+    }
+}
+
+async fn ask_depths(channel: &Channel, amqp: &Amqp) -> Result<Depths, BrokerError> {
+    let topology = &amqp.topology;
+    Ok(Depths {
+        main: declare::depth(channel, &topology.main.name).await?,
+        retry: declare::delayed(channel, topology).await?,
+        dead: declare::depth(channel, &topology.dead.name).await?,
+    })
+}

@@ -1,0 +1,444 @@
+//! One call: `POST /v4/recentcontact/del_contact_group` for one user and one group.
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use futures_util::FutureExt;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::{Client, Response, StatusCode, redirect};
+use rustls::ClientConfig;
+use serde::Serialize;
+use url::Url;
+
+use super::answer::{self, Answer};
+use super::connects::{Connects, Hears};
+use super::endpoint::Endpoint;
+use super::proxy::Proxy;
+use super::signer::{Signer, UserSig};
+use crate::settings::Im;
+use convgroup_domain::reply::Reply;
+use convgroup_host::limits::{Limit, limit_in_panic};
+use convgroup_host::trust::{self, Peer};
+
+const PATH: &str = "/v4/recentcontact/del_contact_group";
+/// How long an idle connection is kept (contract): shorter than what middle boxes and the API's front end grant.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+/// Longest reply that is read, in bytes; a real one has about 200.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Why a body that is compressed is no answer.
+const ENCODED: &str = "its Content-Encoding was not asked for";
+/// Longest text about a connection that did not come about, in bytes.
+const CAUSE_BYTES_MAX: usize = 480;
+
+/// Which connection a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// A kept-alive one, if there is one.
+    Pooled,
+    /// A new one: the pooled one before may have died while it was idle.
+    Fresh,
+}
+
+/// A finished call.
+#[derive(Debug)]
+pub struct Call {
+    /// What came back.
+    pub reply: Reply,
+    /// When it was sent.
+    pub started: Instant,
+    /// From sending to the complete reply.
+    pub took: Duration,
+    /// The signature it carried.
+    pub usersig: UserSig,
+}
+
+/// Calls the API. Cheap to share by reference; holds the connection pool.
+#[derive(Debug)]
+pub struct ChatClient {
+    pooled: Client,
+    fresh: Client,
+    url: Url,
+    route: Route,
+    /// Signs the calls.
+    pub signer: Signer,
+    identifier: String,
+}
+
+/// The way calls take, for people.
+#[derive(Debug)]
+struct Route {
+    /// Scheme, host and port of the API.
+    endpoint: String,
+    proxy: Option<Proxy>,
+}
+
+impl Route {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// It names a proxy by something that is no address of one.
+    fn to(endpoint: &Endpoint, url: &Url) -> Result<Self, String> {
+        let variable =
+            |name: &str| std::env::var_os(name).map(|it| it.to_string_lossy().into_owned());
+        Ok(Self {
+            endpoint: endpoint.as_str().to_owned(),
+            proxy: Proxy::for_endpoint(url, variable)?,
+        })
+    }
+
+    /// Whether TLS is spoken on it, with whomever.
+    fn is_secure(&self) -> bool {
+        self.endpoint.starts_with("https://") || self.proxy.as_ref().is_some_and(|it| it.secure)
+    }
+
+    /// TLS for it. Where none is spoken, nothing is asked of this machine.
+    ///
+    /// # Errors
+    /// This machine trusts nobody.
+    fn tls(&self) -> Result<ClientConfig, String> {
+        let mut tls = if self.is_secure() {
+            let trusting = trust::trusting(Vec::new());
+            trusting
+                .map_err(|problem| format!("{self} is called over TLS, and {problem}"))?
+                .with_no_client_auth()
+        } else {
+            trust::unused()
+        };
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(tls)
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.endpoint)?;
+        match &self.proxy {
+            Some(proxy) => write!(f, " through the proxy {proxy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "From_Account")]
+    user: &'a str,
+    #[serde(rename = "GroupName")]
+    groups: [&'a str; 1],
+}
+
+impl ChatClient {
+    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight. `hears` is told of
+    /// each that is made.
+    ///
+    /// # Errors
+    /// This machine trusts nobody, though TLS is spoken; or the environment names a proxy by nonsense.
+    pub fn new(
+        im: &Im,
+        signer: Signer,
+        connections_max: usize,
+        hears: &Hears,
+    ) -> Result<Self, String> {
+        let mut url = Url::parse(&format!("{}{PATH}", im.endpoint.as_str()))
+            .map_err(|err| format!("the API's address is no url: {err}"))?;
+        let route = Route::to(&im.endpoint, &url)?;
+        if let Some(proxy) = &route.proxy {
+            tracing::info!(im.proxy = %proxy, "calls to the API go through a proxy");
+        }
+        let tls = route.tls()?;
+        let builder = |idle_max| {
+            // What the library would take from the environment is taken here, and checked.
+            let mut client = Client::builder().no_proxy();
+            if let Some(proxy) = &route.proxy {
+                client = client.proxy(proxy.rule()?);
+            }
+            client
+                .tls_backend_preconfigured(tls.clone())
+                .user_agent(concat!("convgroup-deleter/", env!("CARGO_PKG_VERSION")))
+                .timeout(im.timeout)
+                .connect_timeout(im.timeout)
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(idle_max)
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .http1_only()
+                .connector_layer(Connects(Arc::clone(hears)))
+                .build()
+                .map_err(|err| format!("the HTTP client can't be set up: {}", err.without_url()))
+        };
+        url.query_pairs_mut()
+            .append_pair("sdkappid", &im.sdk_app_id.to_string())
+            .append_pair("identifier", &im.identifier);
+        Ok(Self {
+            pooled: builder(connections_max)?,
+            fresh: builder(0)?,
+            url,
+            route,
+            signer,
+            identifier: im.identifier.clone(),
+        })
+    }
+
+    /// The admin account in whose name calls are made.
+    #[must_use]
+    pub fn identifier(&self) -> &str {
+        &self.identifier
+    }
+
+    /// Where calls go, and through which proxy: `https://host through the proxy 10.0.0.1:3128 (HTTPS_PROXY)`.
+    #[must_use]
+    pub fn route(&self) -> impl fmt::Display {
+        &self.route
+    }
+
+    /// Deletes one group of one user. Takes at most `im.timeout`.
+    pub async fn delete(&self, user: &str, group: &str, connection: Connection) -> Call {
+        let usersig = self.signer.current();
+        let mut url = self.url.clone();
+        url.query_pairs_mut()
+            .append_pair("usersig", usersig.expose())
+            .append_pair("random", &rand::random::<u32>().to_string())
+            .append_pair("contenttype", "json");
+        let body = serde_json::to_vec(&Body {
+            user,
+            groups: [group],
+        })
+        .expect("strings always serialize");
+        let client = match connection {
+            Connection::Pooled => &self.pooled,
+            Connection::Fresh => &self.fresh,
+        };
+        let started = Instant::now();
+        let request = client
+            .post(url)
+            .header(CONTENT_TYPE, "application/json")
+            // Without it HTTP lets a server compress as it likes.
+            .header(ACCEPT_ENCODING, "identity")
+            .body(body);
+        // The API's name is looked up on a thread of its own; where none can be started, the libraries panic.
+        let sent = AssertUnwindSafe(request.send()).catch_unwind().await;
+        let reply = match sent {
+            Ok(Ok(response)) => read(response, &usersig, &self.route).await,
+            Ok(Err(err)) => fault(err, &self.route),
+            Err(panicked) => match limit_in_panic(&*panicked) {
+                Some(limit) => Reply::Connect(limit.advice().to_owned()),
+                None => resume_unwind(panicked),
+            },
+        };
+        Call {
+            reply,
+            started,
+            took: started.elapsed(),
+            usersig,
+        }
+    }
+}
+
+async fn read(mut response: Response, usersig: &UserSig, route: &Route) -> Reply {
+    let status = response.status();
+    let (mut body, mut all) = (Vec::new(), true);
+    loop {
+        match response.chunk().await {
+            // A status says enough, whether its body comes or not. One that is read to its end leaves the connection usable.
+            Err(_) | Ok(None) if status != StatusCode::OK => break,
+            Err(err) => return fault(err, route),
+            Ok(None) => break,
+            Ok(Some(chunk)) => {
+                let left = REPLY_BYTES_MAX - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(left)]);
+                all = chunk.len() <= left;
+            }
+        }
+        if !all {
+            break;
+        }
+    }
+    if status != StatusCode::OK {
+        return Reply::HttpStatus(status.as_u16());
+    }
+    match said(&body, all, usersig.expose()) {
+        Reply::BadBody(_) if is_encoded(&response) => Reply::BadBody(ENCODED),
+        reply => reply,
+    }
+}
+
+/// What the body of a reply with status 200 says, of which `all` was read or only the beginning; its text without the signature.
+pub(crate) fn said(body: &[u8], all: bool, usersig: &str) -> Reply {
+    match answer::read(body, all) {
+        Ok(Answer { code, info }) => Reply::Answer {
+            code,
+            info: without(usersig, &info),
+        },
+        Err(why) => Reply::BadBody(why),
+    }
+}
+
+/// Whether the body is compressed, or otherwise not as it is.
+fn is_encoded(response: &Response) -> bool {
+    let encoding = response.headers().get(CONTENT_ENCODING);
+    encoding.is_some_and(|encoding| encoding != "identity")
+}
+
+/// The API's text without the signature: it may repeat the URL, and goes into headers.
+fn without(usersig: &str, info: &str) -> String {
+    // Good answers have no text, and searching one for something that long costs more than parsing the answer.
+    if info.is_empty() {
+        return String::new();
+    }
+    info.replace(&format!("usersig={usersig}"), "…")
+        .replace(usersig, "…")
+}
+
+/// What kept a reply from arriving. The error itself goes no further: it may print the URL.
+fn fault(err: reqwest::Error, route: &Route) -> Reply {
+    let err = err.without_url();
+    let reply = if err.is_timeout() {
+        Reply::Timeout
+    } else if err.is_connect() {
+        Reply::Connect(unconnected(&err, route))
+    } else {
+        Reply::Reset
+    };
+    tracing::trace!(fault = ?reply, "a call ended without a reply");
+    reply
+}
+
+/// What an error of the chain says when the proxy itself could not be reached.
+const NO_TUNNEL: &str = "tunnel error: failed to create underlying connection";
+
+/// Why there is no connection, in at most [`CAUSE_BYTES_MAX`] bytes: by which proxy, what failed, what it means, and the words of
+/// the innermost error.
+fn unconnected(err: &(dyn Error + 'static), route: &Route) -> String {
+    let (mut innermost, mut what) = (err, stage(err));
+    let mut at_proxy = !route.endpoint.starts_with("https://");
+    while let Some(source) = innermost.source() {
+        innermost = source;
+        what = what.or_else(|| stage(source));
+        at_proxy |= source.to_string() == NO_TUNNEL;
+    }
+    let mut text = match &route.proxy {
+        Some(proxy) => format!("through the proxy {proxy}: "),
+        None => String::new(),
+    };
+    text += what.unwrap_or("no connection");
+    let innermost_text = innermost.to_string();
+    // Nothing below the request knows its URL; if one ever does, it is not told.
+    if !innermost_text.contains("://") && !innermost_text.contains("usersig") {
+        let peer = if at_proxy { Peer::Proxy } else { Peer::Api };
+        let meaning = trust::tls_error(err).and_then(|tls| trust::meaning(tls, peer));
+        if let Some(meaning) = meaning {
+            text = format!("{text}: {meaning}");
+        }
+        text = format!("{text} ({innermost_text})");
+    }
+    let mut text = text.replace(char::is_control, " ");
+    text.truncate(text.floor_char_boundary(CAUSE_BYTES_MAX));
+    text
+}
+
+/// What one error of the chain says about where connecting failed.
+fn stage(err: &(dyn Error + 'static)) -> Option<&'static str> {
+    if err.is::<rustls::Error>() {
+        return Some("TLS failed");
+    }
+    match err.to_string().as_str() {
+        "dns error" => return Some("name not resolved"),
+        "tunnel error: proxy authorization required" => {
+            return Some(
+                "it wants a user and a password, or others: http://USER:PASSWORD@HOST:PORT",
+            );
+        }
+        "tunnel error: unsuccessful" => return Some("it does not connect to the API"),
+        _ => {}
+    }
+    let io = err.downcast_ref::<io::Error>()?;
+    if let Some(limit) = io.raw_os_error().and_then(Limit::of_code) {
+        return Some(limit.advice());
+    }
+    match (io.kind(), io.get_ref()) {
+        (io::ErrorKind::ConnectionRefused, _) => Some("refused"),
+        (io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable, _) => {
+            Some("unreachable")
+        }
+        // What it wraps is not its source.
+        (_, Some(wrapped)) => stage(wrapped),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error with a text and what caused it.
+    #[derive(Debug)]
+    struct Because(&'static str, Option<Box<dyn Error + 'static>>);
+
+    impl fmt::Display for Because {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Because {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref()
+        }
+    }
+
+    #[test]
+    fn the_cause_is_the_innermost_and_its_stage() {
+        let route = Route {
+            endpoint: "https://host".to_owned(),
+            proxy: None,
+        };
+        let tls =
+            |err: rustls::Error| io::Error::other(io::Error::new(io::ErrorKind::InvalidData, err));
+        let lookup =
+            || io::Error::other("failed to lookup address information: Name or service not known");
+        let unreadable = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let untrusted = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let cases: [(Box<dyn Error>, &str); 8] = [
+            (
+                Box::new(io::Error::from_raw_os_error(24)),
+                "this process has no file descriptors left: raise LimitNOFILE= or `ulimit -n` (Too many open files (os error 24))",
+            ),
+            (
+                Box::new(Because("dns error", Some(Box::new(lookup())))),
+                "name not resolved (failed to lookup address information: Name or service not known)",
+            ),
+            (
+                Box::new(io::Error::from_raw_os_error(111)),
+                "refused (Connection refused (os error 111))",
+            ),
+            (
+                Box::new(tls(unreadable)),
+                "TLS failed: the port does not speak TLS (received corrupt message of type InvalidContentType)",
+            ),
+            (
+                Box::new(tls(untrusted)),
+                "TLS failed: the API's certificate leads to no CA that this machine trusts: add its CA (or that of a proxy which \
+                 opens TLS) to those of this machine, or set SSL_CERT_FILE to a file that holds it; a CA in between has to be \
+                 sent by the server (invalid peer certificate: UnknownIssuer)",
+            ),
+            (Box::new(io::Error::other("a\nb")), "no connection (a b)"),
+            (
+                Box::new(io::Error::other("in https://host/v4?usersig=x")),
+                "no connection",
+            ),
+            (
+                Box::new(io::Error::other("in /v4?usersig=x")),
+                "no connection",
+            ),
+        ];
+        for (cause, told) in cases {
+            let outer = Because("client error (Connect)", Some(cause));
+            let outer = Because("error sending request", Some(Box::new(outer)));
+            assert_eq!(unconnected(&outer, &route), told);
+        }
+        let long = io::Error::other("é".repeat(500));
+        assert!(unconnected(&long, &route).len() <= CAUSE_BYTES_MAX);
+    }
+}

@@ -1,0 +1,538 @@
+//! What becomes of a message, from what became of its names.
+//!
+//! An event with three names: one is deleted, one can never be, and one times out. The message is acked once two copies are
+//! confirmed: a dead letter with the name that was rejected, and a delayed copy with the one to try again.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use convgroup_domain::attempt::Attempt;
+//! use convgroup_domain::code::CodeTable;
+//! use convgroup_domain::decide::{Cause, Decision, Destination, Limits, NameEnd, decide};
+//! use convgroup_domain::message;
+//! use convgroup_domain::reply::Reply;
+//!
+//! let event = message::decode(br#"{"From_Account":"user15","GroupName":["work","family","sports"]}"#)?;
+//!
+//! let table = CodeTable::new(&BTreeMap::new());
+//! let ends = [
+//!     Reply::Answer { code: 0, info: String::new() },
+//!     Reply::Answer { code: 51011, info: "group name too long".to_owned() },
+//!     Reply::Timeout,
+//! ]
+//! .map(|reply| NameEnd::of(table.classify(reply)));
+//!
+//! let attempt = Attempt { failures: 0, first_seen_ms: 1_700_000_000_000 };
+//! let limits = Limits { attempts_max: 10, tiers: 5 };
+//! let Decision::Ack(copies) = decide(event.groups(), &ends, attempt, limits) else {
+//!     panic!("it is handed back only if no name was tried to its end");
+//! };
+//!
+//! let [dead, delayed] = &copies[..] else { panic!("two copies, not {}", copies.len()) };
+//! assert_eq!(dead.to, Destination::Dead(Cause::Rejected));
+//! assert_eq!(dead.groups, Some(vec!["family".to_owned()]));
+//! // The first counted failure waits in the first delay queue.
+//! assert_eq!(delayed.to, Destination::Tier(0));
+//! assert_eq!(delayed.groups, Some(vec!["sports".to_owned()]));
+//! assert_eq!(delayed.attempt.failures, 1);
+//! # Ok::<(), message::Malformed>(())
+//! ```
+use super::attempt::Attempt;
+use super::code::{Class, Verdict};
+use super::message::Malformed;
+
+/// How one name ended within this delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameEnd {
+    /// Deleted now.
+    Deleted,
+    /// Was not there (any more).
+    Gone,
+    /// Can never succeed.
+    Rejected(Verdict),
+    /// Failed, and it counts.
+    Failed(Verdict),
+    /// Turned away because calls came too often: does not count.
+    Throttled(Verdict),
+    /// Not tried to its end: the daemon suspends, stops or has lost its broker. Does not count.
+    Interrupted,
+}
+
+impl NameEnd {
+    /// The end of a name whose run of calls is over (see [`super::retry::Step::End`]).
+    #[must_use]
+    pub fn of(verdict: Verdict) -> Self {
+        match verdict.class() {
+            Class::Deleted => Self::Deleted,
+            Class::Gone => Self::Gone,
+            Class::Rejected => Self::Rejected(verdict),
+            Class::Throttled => Self::Throttled(verdict),
+            Class::Transient | Class::Signature | Class::Account | Class::Unknown => {
+                Self::Failed(verdict)
+            }
+        }
+    }
+
+    /// The end once the probe has spoken on a verdict that asked for it (see [`super::retry::Step::AskProbe`]).
+    #[must_use]
+    pub fn after_probe(verdict: Verdict, account_healthy: bool) -> Self {
+        if account_healthy {
+            Self::Failed(verdict)
+        } else {
+            Self::Interrupted
+        }
+    }
+
+    /// The verdict of a failure that passes by itself, the message being innocent of it.
+    #[must_use]
+    pub fn passing_failure(&self) -> Option<&Verdict> {
+        match self {
+            Self::Failed(verdict) if verdict.class() == Class::Transient => Some(verdict),
+            _ => None,
+        }
+    }
+
+    /// The same end, seen from a daemon that has found the API unreachable meanwhile: what failed by a passing fault was not the
+    /// message's doing and does not count.
+    #[must_use]
+    pub fn excused(self) -> Self {
+        if self.passing_failure().is_some() {
+            Self::Interrupted
+        } else {
+            self
+        }
+    }
+}
+
+/// Why a message is dead: the header `convgroup-cause`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The API says it can never succeed.
+    Rejected,
+    /// It failed too often.
+    Exhausted,
+    /// The event can't be read.
+    Malformed,
+}
+
+impl Cause {
+    /// The name used in headers, metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Exhausted => "exhausted",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// The class of a dead letter whose event can't be read.
+pub const MALFORMED: &str = Cause::Malformed.label();
+
+/// All pairs of cause and class that a dead letter can have.
+pub const DEAD_LETTER_KINDS: [(Cause, &str); 4] = [
+    (Cause::Rejected, "rejected"),
+    (Cause::Exhausted, "transient"),
+    (Cause::Exhausted, "unknown"),
+    (Cause::Malformed, MALFORMED),
+];
+
+/// A successor of the message, to be published and confirmed before the message is acked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Successor {
+    /// Where it goes.
+    pub to: Destination,
+    /// The names it carries; `None` where the body travels as it is.
+    pub groups: Option<Vec<String>>,
+    /// Its history.
+    pub attempt: Attempt,
+    /// The verdict it carries in its headers.
+    pub verdict: Option<Verdict>,
+    /// The text of `convgroup-info`.
+    pub info: String,
+}
+
+impl Successor {
+    /// Whether it is the dead letter of an event that can't be read.
+    #[must_use]
+    pub const fn is_malformed(&self) -> bool {
+        matches!(self.to, Destination::Dead(Cause::Malformed))
+    }
+
+    /// The class that it reports, in headers and metrics; none for names that were not tried to their end.
+    #[must_use]
+    pub fn class(&self) -> Option<&'static str> {
+        match (&self.verdict, self.to) {
+            (Some(verdict), _) => Some(verdict.class().reported().label()),
+            (None, Destination::Dead(_)) => Some(MALFORMED),
+            (None, Destination::Tier(_)) => None,
+        }
+    }
+}
+
+/// Where a successor goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The delay queue with this index.
+    Tier(usize),
+    /// The dead letters.
+    Dead(Cause),
+}
+
+/// What is done with the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Publish the successors, each confirmed; then ack. Without successors: ack.
+    Ack(Vec<Successor>),
+    /// Give it back to the queue, unchanged.
+    HandBack,
+}
+
+/// How a message ended, for metrics and logs; by the contract's order, the first that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// At least one dead letter.
+    DeadLettered,
+    /// A delayed copy.
+    Delayed,
+    /// Handed back.
+    Returned,
+    /// Acked, at least one name deleted.
+    Deleted,
+    /// Acked, nothing was there.
+    Gone,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Self; 5] = [
+        Self::DeadLettered,
+        Self::Delayed,
+        Self::Returned,
+        Self::Deleted,
+        Self::Gone,
+    ];
+
+    /// The name used in metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::DeadLettered => "dead_lettered",
+            Self::Delayed => "delayed",
+            Self::Returned => "returned",
+            Self::Deleted => "deleted",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Decision {
+    /// The outcome of this decision, given the names' ends.
+    #[must_use]
+    pub fn outcome(&self, ends: &[NameEnd]) -> Outcome {
+        match self {
+            Self::HandBack => Outcome::Returned,
+            Self::Ack(successors) => {
+                let dead = |successor: &Successor| matches!(successor.to, Destination::Dead(_));
+                if successors.iter().any(dead) {
+                    Outcome::DeadLettered
+                } else if !successors.is_empty() {
+                    Outcome::Delayed
+                } else if ends.contains(&NameEnd::Deleted) {
+                    Outcome::Deleted
+                } else {
+                    Outcome::Gone
+                }
+            }
+        }
+    }
+}
+
+/// The bounds a decision works in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `retry.max_attempts`: the counted failure with this number is the last one. At least 1.
+    pub attempts_max: u32,
+    /// How many delay tiers there are. At least 1.
+    pub tiers: usize,
+}
+
+impl Limits {
+    /// Whether one more counted failure is the last one.
+    #[must_use]
+    pub const fn is_last(self, attempt: Attempt) -> bool {
+        attempt.failed_again().failures >= self.attempts_max
+    }
+}
+
+/// Decides on an event that can't be read: one dead letter, the body byte for byte.
+#[must_use]
+pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decision {
+    Decision::Ack(vec![Successor {
+        to: Destination::Dead(Cause::Malformed),
+        groups: None,
+        attempt,
+        verdict: None,
+        info: malformed.to_string(),
+    }])
+}
+
+/// Decides on a message from the ends of its names (`groups[i]` ended as `ends[i]`).
+///
+/// Each name ends in exactly one place: done (acked), one dead letter, or the one delayed copy; or the whole message goes back.
+/// A message of which a part is done is not handed back but delayed without being counted, so that what is done stays done.
+#[must_use]
+pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Limits) -> Decision {
+    debug_assert_eq!(groups.len(), ends.len());
+    let failed_again = attempt.failed_again();
+    let exhausted = limits.is_last(attempt);
+    let mut dead: Vec<(Cause, &Verdict, Vec<String>)> = Vec::new();
+    let mut delayed: Vec<String> = Vec::new();
+    let mut counted: Option<&Verdict> = None;
+    let mut uncounted: Option<&Verdict> = None;
+    let mut interrupted = 0;
+    for (group, end) in groups.iter().zip(ends) {
+        let (cause, verdict) = match end {
+            NameEnd::Deleted | NameEnd::Gone => continue,
+            NameEnd::Rejected(verdict) => (Cause::Rejected, verdict),
+            NameEnd::Failed(verdict) if exhausted => (Cause::Exhausted, verdict),
+            NameEnd::Failed(verdict) => {
+                delayed.push(group.clone());
+                counted = counted.or(Some(verdict));
+                continue;
+            }
+            NameEnd::Throttled(verdict) => {
+                delayed.push(group.clone());
+                uncounted = uncounted.or(Some(verdict));
+                continue;
+            }
+            NameEnd::Interrupted => {
+                delayed.push(group.clone());
+                interrupted += 1;
+                continue;
+            }
+        };
+        match dead
+            .iter_mut()
+            .find(|(c, v, _)| *c == cause && v.code == verdict.code)
+        {
+            Some((_, _, names)) => names.push(group.clone()),
+            None => dead.push((cause, verdict, vec![group.clone()])),
+        }
+    }
+    if interrupted == groups.len() {
+        return Decision::HandBack;
+    }
+    let travelling = |names: Vec<String>| (names.len() < groups.len()).then_some(names);
+    let mut successors: Vec<Successor> = dead
+        .into_iter()
+        .map(|(cause, verdict, names)| Successor {
+            to: Destination::Dead(cause),
+            groups: travelling(names),
+            attempt: if cause == Cause::Exhausted {
+                failed_again
+            } else {
+                attempt
+            },
+            verdict: Some(verdict.clone()),
+            info: verdict.info.clone(),
+        })
+        .collect();
+    if !delayed.is_empty() {
+        let verdict = counted.or(uncounted);
+        successors.push(Successor {
+            to: Destination::Tier(if counted.is_some() {
+                tier(failed_again, limits)
+            } else {
+                0
+            }),
+            groups: travelling(delayed),
+            attempt: if counted.is_some() {
+                failed_again
+            } else {
+                attempt
+            },
+            verdict: verdict.cloned(),
+            info: verdict
+                .map(|verdict| verdict.info.clone())
+                .unwrap_or_default(),
+        });
+    }
+    Decision::Ack(successors)
+}
+
+/// The first counted failure waits in the first tier, the second in the second; the last tier repeats.
+fn tier(attempt: Attempt, limits: Limits) -> usize {
+    let number = usize::try_from(attempt.failures).unwrap_or(usize::MAX);
+    number.saturating_sub(1).min(limits.tiers - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::super::code::CodeTable;
+    use super::super::reply::Reply;
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        attempts_max: 3,
+        tiers: 2,
+    };
+
+    fn verdict(code: i64) -> Verdict {
+        CodeTable::new(&BTreeMap::new()).classify(Reply::Answer {
+            code,
+            info: "text".into(),
+        })
+    }
+
+    fn attempt(failures: u32) -> Attempt {
+        Attempt {
+            failures,
+            first_seen_ms: 7,
+        }
+    }
+
+    /// One word per name: `d`eleted, `g`one, `r`ejected, `R`ejected by another code, `f`ailed, `t`hrottled, `i`nterrupted;
+    /// `u`, `U`: failed by one and by another code that the table does not list.
+    fn ends(words: &str) -> (Vec<String>, Vec<NameEnd>) {
+        words
+            .chars()
+            .enumerate()
+            .map(|(index, word)| {
+                let end = match word {
+                    'd' => NameEnd::Deleted,
+                    'g' => NameEnd::Gone,
+                    'r' => NameEnd::Rejected(verdict(51011)),
+                    'R' => NameEnd::Rejected(verdict(50001)),
+                    'f' => NameEnd::Failed(verdict(50004)),
+                    'u' => NameEnd::Failed(verdict(99_998)),
+                    'U' => NameEnd::Failed(verdict(99_999)),
+                    't' => NameEnd::Throttled(verdict(60007)),
+                    'i' => NameEnd::Interrupted,
+                    other => panic!("no such word: {other}"),
+                };
+                (format!("{index}"), end)
+            })
+            .unzip()
+    }
+
+    /// Renders a decision as one line: `successor(names)attempt…` or `back`, then the outcome.
+    #[track_caller]
+    fn check(words: &str, failures: u32, expect: &str) {
+        let (groups, ends) = ends(words);
+        let decision = decide(&groups, &ends, attempt(failures), LIMITS);
+        let outcome = decision.outcome(&ends).label();
+        let text = match &decision {
+            Decision::HandBack => "back".to_owned(),
+            Decision::Ack(successors) => {
+                let parts: Vec<String> = successors
+                    .iter()
+                    .map(|successor| {
+                        let to = match successor.to {
+                            Destination::Tier(index) => format!("tier{index}"),
+                            Destination::Dead(cause) => cause.label().to_owned(),
+                        };
+                        let names = successor
+                            .groups
+                            .as_ref()
+                            .map_or("*".to_owned(), |n| n.join(""));
+                        format!("{to}({names})#{}", successor.attempt.failures)
+                    })
+                    .collect();
+                parts.join(" ")
+            }
+        };
+        assert_eq!(
+            format!("{text} = {outcome}"),
+            expect,
+            "{words} after {failures}"
+        );
+    }
+
+    #[test]
+    fn messages_end_where_the_contract_says() {
+        check("d", 0, " = deleted");
+        check("g", 0, " = gone");
+        check("gd", 2, " = deleted");
+        check("r", 0, "rejected(*)#0 = dead_lettered");
+        check("r", 2, "rejected(*)#2 = dead_lettered");
+        check("f", 0, "tier0(*)#1 = delayed");
+        check("f", 1, "tier1(*)#2 = delayed");
+        check("f", 2, "exhausted(*)#3 = dead_lettered");
+        check("f", 900, "exhausted(*)#901 = dead_lettered");
+        check("t", 0, "tier0(*)#0 = delayed");
+        check("t", 2, "tier0(*)#2 = delayed");
+        check("i", 0, "back = returned");
+        check("iii", 2, "back = returned");
+    }
+
+    #[test]
+    fn only_the_names_left_travel_on() {
+        check("dfg", 0, "tier0(1)#1 = delayed");
+        check("dri", 0, "rejected(1)#0 tier0(2)#0 = dead_lettered");
+        check("drf", 1, "rejected(1)#1 tier1(2)#2 = dead_lettered");
+        check("rRr", 0, "rejected(02)#0 rejected(1)#0 = dead_lettered");
+        check("fr", 2, "exhausted(0)#3 rejected(1)#2 = dead_lettered");
+        check("uUu", 2, "exhausted(02)#3 exhausted(1)#3 = dead_lettered");
+        check("fti", 0, "tier0(*)#1 = delayed");
+        check("fti", 2, "exhausted(0)#3 tier0(12)#2 = dead_lettered");
+        check("di", 0, "tier0(1)#0 = delayed");
+        check("ti", 1, "tier0(*)#1 = delayed");
+    }
+
+    #[test]
+    fn an_unreachable_api_excuses_what_failed_by_it() {
+        assert_eq!(
+            NameEnd::Failed(verdict(50004)).excused(),
+            NameEnd::Interrupted
+        );
+        let unknown = NameEnd::Failed(verdict(60002));
+        assert_eq!(unknown.clone().excused(), unknown);
+        assert_eq!(NameEnd::Deleted.excused(), NameEnd::Deleted);
+    }
+
+    #[test]
+    fn the_probe_decides_whose_fault_it_is() {
+        assert_eq!(
+            NameEnd::after_probe(verdict(70009), true),
+            NameEnd::Failed(verdict(70009))
+        );
+        assert_eq!(
+            NameEnd::after_probe(verdict(70009), false),
+            NameEnd::Interrupted
+        );
+    }
+
+    proptest! {
+        /// Conservation: every name is in exactly one of done, dead, delayed, returned; and no attempt is lost or invented.
+        #[test]
+        fn each_name_ends_in_exactly_one_place(words in "[dgrRfti]{1,12}", failures in 0_u32..5) {
+            let (groups, ends) = ends(&words);
+            let decision = decide(&groups, &ends, attempt(failures), LIMITS);
+            let Decision::Ack(successors) = decision else {
+                prop_assert!(ends.iter().all(|end| *end == NameEnd::Interrupted));
+                return Ok(());
+            };
+            for (group, end) in groups.iter().zip(&ends) {
+                let carriers: Vec<&Successor> = successors
+                    .iter()
+                    .filter(|s| s.groups.as_ref().is_none_or(|names| names.contains(group)))
+                    .collect();
+                let done = matches!(end, NameEnd::Deleted | NameEnd::Gone);
+                prop_assert_eq!(carriers.len(), usize::from(!done), "{} in {}", group, words);
+                for carrier in carriers {
+                    let dead = matches!(carrier.to, Destination::Dead(_));
+                    let may_die = matches!(end, NameEnd::Rejected(_))
+                        || (matches!(end, NameEnd::Failed(_)) && failures + 1 >= LIMITS.attempts_max);
+                    prop_assert_eq!(dead, may_die);
+                    prop_assert!(carrier.attempt.failures <= failures + 1);
+                }
+            }
+        }
+    }
+}

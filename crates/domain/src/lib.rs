@@ -1,0 +1,22 @@
+//! What chooses: pure functions and the types they speak. No async, no clock, no randomness, no logging.
+//!
+//! Bytes become a command ([`message`]), a reply ([`reply`]) becomes a verdict ([`code`]), verdicts become a decision
+//! ([`decide`]). Whether calls make sense at all is decided by the
+//! [`gate`]. Names of queues are made in [`topology`] and nowhere else. What *does* these things lives outside.
+pub mod attempt;
+pub mod code;
+pub mod decide;
+pub mod encoding;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+pub mod gate;
+pub mod letter;
+pub mod message;
+pub mod quote;
+pub mod redrive;
+pub mod reply;
+pub mod retry;
+pub mod spacing;
+pub mod text;
+pub mod topology;
+mod window;
