@@ -6,7 +6,7 @@ COPY . .
 # The caches keep downloads and object files from one build to the next; what the image needs is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --bins \
+    cargo build --release --locked --workspace --bins \
     && install -D --target-directory=/out target/release/convgroup-deleter target/release/im-sandbox
 
 FROM debian:bookworm-20251229-slim

@@ -19,26 +19,27 @@ help: ## this list
 
 demo: ## 2,000 events through a real RabbitMQ and a sandbox of the API; says what became of each (KEEP=1, AMQP_URL=…)
 	@$(BROKER)
-	@cargo build --release --locked --bins --example demo
+	@cargo build --release --locked --workspace --bins --example demo
 	@$(DEMO)
 
 run: ## the daemon in the foreground, with a local broker and sandbox (AMQP_URL=…)
 	@$(BROKER)
-	@cargo build --release --locked --bins --example demo
+	@cargo build --release --locked --workspace --bins --example demo
 	@$(DEMO) run
 
 check: ## the inner loop: formatting, clippy, unit and doc tests; no broker (one to two minutes after a change)
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked --lib --bins
-	cargo test --locked --doc
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --lib --bins
+	cargo test --locked --workspace --doc
 
 test: ## every test, those on a real RabbitMQ included; installs what it lacks (RABBITMQ=trixie: on version 4)
 	@$(INSTALL) rabbitmq-server amqp-tools prometheus
-	$(ON)cargo test --locked
+	$(ON)cargo test --locked --workspace
 
 bench: ## speed, cost and pace against a bare loop; prints tables and writes docs/benchmarks.md (about five minutes)
 	@$(INSTALL) rabbitmq-server
+	cargo build --release --locked --workspace --bins
 	cargo bench --locked --bench bench
 
 chaos: ## 20,000 events while API, daemon and broker fail at random; several minutes (CHAOS_SEED=… repeats a run)
@@ -57,10 +58,10 @@ deny: ## licences, sources and advisories of the dependencies; needs cargo-deny
 lint: ## formatting, lints and docs, warnings are errors; spelling and unused dependencies where the tools are there
 	@rust=$$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml) && grep -q "^FROM rust:$$rust-" Dockerfile || \
 		{ echo "Dockerfile builds with another Rust than rust-toolchain.toml names: change both"; exit 1; }
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	@if command -v cargo-machete >/dev/null; then cargo machete; else echo "unused dependencies are not looked for: make tools"; fi
 	@if command -v typos >/dev/null; then typos; else echo "spelling is not checked: make tools"; fi
 
@@ -69,4 +70,4 @@ tools: ## cargo-machete and typos, which lint uses where they are installed (min
 	cargo install --locked --version $(TYPOS) typos-cli
 
 release: ## the two binaries in target/release
-	cargo build --release --locked --bins
+	cargo build --release --locked --workspace --bins

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| convgroup_deleter::fuzzing::event(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| convgroup_domain::fuzzing::event(data));

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| convgroup_deleter::fuzzing::frames(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| convgroup_broker::fuzzing::frames(data));

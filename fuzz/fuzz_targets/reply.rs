@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| convgroup_deleter::fuzzing::reply(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| convgroup_chat::fuzzing::reply(data));

@@ -19,21 +19,10 @@ use super::rehearsal::{may_consume, unreadable};
 use super::rights::Remedy;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, publisher, watch};
 use crate::settings::Amqp;
+use convgroup_domain::nodes::Ask;
 
 /// How long a polite good-bye may take; the broker takes everything back without one as well.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Which rights are asked for before a session begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
-    /// None: they were there before.
-    Nothing,
-    /// Whether copies may be published (see [`Publisher::may_publish`]): the first session.
-    Publish,
-    /// That, and whether the queue may be consumed: the previous session met a refusal. When the right is asked for here, the reason
-    /// says what it means. When the consumer itself is refused, the connection's watcher may report that first, without its meaning.
-    Everything,
-}
 
 /// Both connections, and all that lives on them. Dropping it closes nothing; [`Session::close`] does, politely.
 #[derive(Debug)]

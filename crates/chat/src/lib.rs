@@ -1,7 +1,6 @@
-//! The Chat API, seen from the client: the only room that names reqwest (but for `check --ready`, which asks a running daemon).
+//! The only package that names reqwest.
 //!
-//! A call never fails: it ends in a [`convgroup_domain::reply::Reply`]. The `UserSig` travels in the URL, so no URL, and no
-//! error that could print one, leaves this room.
+#![doc = include_str!("../README.md")]
 mod answer;
 pub mod client;
 pub mod connects;

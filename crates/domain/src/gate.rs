@@ -652,6 +652,10 @@ mod tests {
             "Probing" => {
                 gate.on(asked(1, 60020, now), now);
             }
+            "Probing, 3 in line" => {
+                gate.on(asked(1, 60020, now), now);
+                gate.on(asked(3, 60020, now), now);
+            }
             "Suspended" => {
                 gate.on(asked(1, 60020, now), now);
                 gate.on(faulty(), now);
@@ -667,6 +671,11 @@ mod tests {
             }
             "Draining, probe out" => {
                 gate.on(asked(1, 60020, now), now);
+                gate.on(Event::Stop, now);
+            }
+            "Draining, probe out, 3 in line" => {
+                gate.on(asked(1, 60020, now), now);
+                gate.on(asked(3, 60020, now), now);
                 gate.on(Event::Stop, now);
             }
             _ => panic!("no such state: {state}"),
@@ -705,10 +714,12 @@ mod tests {
             "Open",
             "Open, others work, probe out",
             "Probing",
+            "Probing, 3 in line",
             "Suspended",
             "Suspended, probe out",
             "Draining",
             "Draining, probe out",
+            "Draining, probe out, 3 in line",
         ];
         let start = Instant::now();
         let now = start + Duration::from_secs(1);
@@ -793,6 +804,36 @@ mod tests {
         assert_eq!(gate.state(), GateState::Probing);
         assert_eq!(gate.on(Event::Probed(Health::Healthy), at(5)), [answer(3)]);
         assert_eq!(gate.state(), GateState::Open);
+    }
+
+    /// What was answered before the suspension says nothing about the time after it.
+    #[test]
+    fn a_daemon_that_resumes_begins_with_an_empty_window() {
+        let (mut gate, now) = (Gate::new(SETTINGS), Instant::now());
+        let transient = || Event::Answered(Class::Transient);
+        for _ in 0..SETTINGS.window {
+            gate.on(transient(), now);
+        }
+        gate.on(asked(1, 60020, now), now);
+        gate.on(faulty(), now);
+        gate.on(Event::Recovering, now);
+        gate.on(Event::PauseOver, now);
+        let resumed = gate.on(Event::Probed(Health::Healthy), now);
+        assert_eq!(resumed, [Effect::Resumed]);
+        assert_eq!(gate.on(transient(), now), []);
+    }
+
+    /// The probe of the session before is never answered.
+    #[test]
+    fn a_new_session_makes_a_probe_of_its_own() {
+        let now = Instant::now();
+        let mut gate = gate("Suspended, probe out", now);
+        gate.on(Event::Recovering, now);
+        let probe = Effect::Probe {
+            ticket: None,
+            retry: false,
+        };
+        assert_eq!(gate.on(Event::PauseOver, now), [probe]);
     }
 
     #[test]

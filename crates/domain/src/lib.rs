@@ -12,6 +12,7 @@ pub mod fuzzing;
 pub mod gate;
 pub mod letter;
 pub mod message;
+pub mod nodes;
 pub mod quote;
 pub mod redrive;
 pub mod reply;
