@@ -12,7 +12,7 @@
 //!
 //! A test is written like this:
 //!
-//! ```ignore
+//! ```text
 //! #[tokio::test(flavor = "multi_thread")]
 //! async fn an_event_is_deleted() {
 //!     let node = convgroup_testkit::shared_node().await;            // one node per test process, started on first use
