@@ -10,10 +10,11 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 
 use super::address::BrokerAddress;
+use super::fault::Fault;
 use super::greeting::greet;
 use super::{BrokerError, OPERATION_DEADLINE, tls, wire};
 use crate::settings::Amqp;
-use convgroup_host::limits::{explained, limit_in_panic};
+use convgroup_host::limits::{advice, limit_in_panic};
 use convgroup_host::trust::Peer;
 
 const WHAT: &str = "connecting";
@@ -77,7 +78,7 @@ pub(crate) async fn connect(
     let uri = address.uri(amqp.heartbeat, role.frame_bytes_max());
     let tls = if uri.scheme == AMQPScheme::AMQPS {
         let config = amqp.tls.load();
-        let config = config.map_err(|problem| BrokerError::Failed(WHAT, problem))?;
+        let config = config.map_err(|error| BrokerError::Failed(WHAT, Fault::Tls(error)))?;
         Some(Tls {
             connector: config.into(),
             peer: amqp.tls.peer(),
@@ -88,19 +89,22 @@ pub(crate) async fn connect(
     let connecting = async {
         // The greeting and the connection are given the same.
         let greeted = greet(&uri, tls.as_ref()).await;
-        greeted.map_err(|problem| BrokerError::Failed(WHAT, problem))?;
+        greeted.map_err(|fault| BrokerError::Failed(WHAT, fault))?;
         open(uri, tls, role).await
     };
     // A name is looked up on a thread of its own; where none can be started, the libraries panic.
     let connection = match AssertUnwindSafe(connecting).catch_unwind().await {
         Ok(connection) => connection,
         Err(panicked) => match limit_in_panic(&*panicked) {
-            Some(limit) => Err(BrokerError::Failed(WHAT, limit.advice().to_owned())),
+            Some(limit) => Err(BrokerError::Failed(WHAT, Fault::Limit(limit))),
             None => resume_unwind(panicked),
         },
     };
     connection.map_err(|err| match err {
-        BrokerError::Failed(what, text) => BrokerError::Failed(what, explained(text)),
+        BrokerError::Failed(what, fault) => {
+            let advice = advice(&fault.to_string());
+            BrokerError::Failed(what, fault.explained(advice))
+        }
         err => err,
     })
 }
@@ -114,7 +118,10 @@ pub(super) struct Tls {
 
 async fn open(uri: AMQPUri, tls: Option<Tls>, role: Role) -> Result<Connection, BrokerError> {
     let peer = tls.as_ref().map(|tls| tls.peer);
-    let failed = |err: lapin::Error| BrokerError::Failed(WHAT, tls::explained(&err, peer));
+    let failed = |err: lapin::Error| {
+        let meaning = peer.and_then(|peer| tls::meaning(&err, peer));
+        BrokerError::Failed(WHAT, Fault::of(&err).explained(meaning))
+    };
     let name = format!(
         "convgroup-deleter {} {}",
         env!("CARGO_PKG_VERSION"),

@@ -5,8 +5,10 @@ use lapin::{Channel, Connection, ExchangeKind};
 
 use super::address::BrokerAddress;
 use super::connect::{Role, connect_any};
+use super::error::{Object, Right, TopologyError};
+use super::fault::{Fault, Meaning};
 use super::settings::Amqp;
-use super::{BrokerError, bounded, is_refused};
+use super::{BrokerError, bounded};
 use convgroup_domain::topology::{Argument, Queue, ROUTING_KEY, Topology};
 
 /// A connection for whoever looks after exchange and queues: declares them, or says how they stand.
@@ -46,28 +48,28 @@ impl TopologyConnection {
         verify(&self.connection, topology).await
     }
 
-    /// How each queue stands; with `arguments`, also whether its arguments are the right ones.
+    /// How each queue stands.
     ///
     /// # Errors
     /// The broker does not answer, or closes the connection.
     pub async fn queues<'t>(
         &self,
         topology: &'t Topology,
-        arguments: bool,
+        comparison: Comparison,
     ) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
-        compare(&self.connection, topology, arguments).await
+        compare(&self.connection, topology, comparison).await
     }
 
-    /// How the exchange stands; with `arguments`, also whether it is of the right kind.
+    /// How the exchange stands.
     ///
     /// # Errors
     /// The broker does not answer, or closes the connection.
     pub async fn exchange(
         &self,
         topology: &Topology,
-        arguments: bool,
+        comparison: Comparison,
     ) -> Result<Standing, BrokerError> {
-        compare_exchange(&self.connection, topology, arguments).await
+        compare_exchange(&self.connection, topology, comparison).await
     }
 }
 
@@ -93,12 +95,9 @@ pub(crate) async fn declare(
         options,
         table,
     );
-    bounded("binding the queue", bound).await.map_err(|err| {
-        explained(
-            err,
-            &format!("binding of {} to {exchange}", topology.main.name),
-        )
-    })?;
+    bounded("binding the queue", bound)
+        .await
+        .map_err(|err| explained(err, || binding(topology)))?;
     close(&channel).await;
     Ok(())
 }
@@ -121,6 +120,27 @@ pub(crate) async fn verify(
     Ok(())
 }
 
+/// How closely the broker's exchange and queues are compared with those that are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// Whether they are there.
+    Existence,
+    /// Whether their arguments, or their kind, are the right ones too. That takes the right to declare.
+    Arguments,
+}
+
+impl Comparison {
+    /// As closely as a user can who declares, or who does not (`amqp.declare`).
+    #[must_use]
+    pub const fn of_one_who(declares: bool) -> Self {
+        if declares {
+            Self::Arguments
+        } else {
+            Self::Existence
+        }
+    }
+}
+
 /// How an exchange or a queue at the broker stands to the one that is wanted.
 #[derive(Clone, Debug)]
 pub enum Standing {
@@ -130,28 +150,30 @@ pub enum Standing {
     Missing,
     /// Not to be seen by this user, who needs no right on it: the exchange of a daemon that declares nothing.
     Unseen,
-    /// There, but not the same, or not to be seen by this user: in words, with what to do.
+    /// There, but not the same; or the user has not the right to see it, or to compare it.
     Differs(BrokerError),
 }
 
-/// Looks at each queue by itself and, with `arguments`, compares them too, which takes the right to declare. Creates nothing.
+/// Looks at each queue by itself. Creates nothing.
 ///
 /// # Errors
 /// The broker did not answer, or answered nothing that says how a queue stands.
 async fn compare<'t>(
     connection: &Connection,
     topology: &'t Topology,
-    arguments: bool,
+    comparison: Comparison,
 ) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
     let mut standings = Vec::new();
     for queue in topology.queues() {
         // A refusal closes the channel: each queue has one of its own.
         let channel = bounded("opening a channel", connection.create_channel()).await?;
         let standing = match depth(&channel, &queue.name).await {
-            Ok(_) if !arguments => Standing::Same,
-            // It exists: declaring it creates nothing, it only compares.
-            Ok(_) => standing(declare_queue(&channel, queue).await)?,
-            Err(BrokerError::Failed(_, reply)) if reply.contains("NOT_FOUND") => Standing::Missing,
+            Ok(_) => match comparison {
+                Comparison::Existence => Standing::Same,
+                // It exists: declaring it creates nothing, it only compares.
+                Comparison::Arguments => standing(declare_queue(&channel, queue).await)?,
+            },
+            Err(err) if err.meaning() == Some(Meaning::Missing) => Standing::Missing,
             Err(err) => standing(Err(unseen(err, &queue.name)))?,
         };
         standings.push((queue.name.as_str(), standing));
@@ -160,33 +182,36 @@ async fn compare<'t>(
     Ok(standings)
 }
 
-/// Looks at the exchange and, with `arguments`, compares its kind too, which takes the right to declare. Creates nothing. Its
-/// bindings can't be asked over AMQP.
+/// Looks at the exchange. Creates nothing. Its bindings can't be asked over AMQP.
 ///
 /// # Errors
 /// The broker did not answer, or answered nothing that says how the exchange stands.
 async fn compare_exchange(
     connection: &Connection,
     topology: &Topology,
-    arguments: bool,
+    comparison: Comparison,
 ) -> Result<Standing, BrokerError> {
     let channel = bounded("opening a channel", connection.create_channel()).await?;
     let exchange = topology.exchange.as_str();
     let standing = match look_at_exchange(&channel, exchange).await {
-        Ok(()) if !arguments => Ok(Standing::Same),
-        // It exists: declaring it creates nothing, it only compares.
-        Ok(()) => standing(declare_exchange(&channel, exchange).await),
-        Err(err) => exchange_unseen(err, exchange, arguments),
+        Ok(()) => match comparison {
+            Comparison::Existence => Ok(Standing::Same),
+            // It exists: declaring it creates nothing, it only compares.
+            Comparison::Arguments => standing(declare_exchange(&channel, exchange).await),
+        },
+        Err(err) => exchange_unseen(err, exchange, comparison),
     };
     close(&channel).await;
     standing
 }
 
-/// How an object stands by what came of declaring it or looking at it; a refusal is in words already.
+/// How an object stands by what came of declaring it or looking at it.
 fn standing(answer: Result<(), BrokerError>) -> Result<Standing, BrokerError> {
     match answer {
         Ok(()) => Ok(Standing::Same),
-        Err(err @ BrokerError::Topology(_)) => Ok(Standing::Differs(err)),
+        Err(err @ (BrokerError::Topology(_) | BrokerError::Denied(_))) => {
+            Ok(Standing::Differs(err))
+        }
         Err(err) => Err(err),
     }
 }
@@ -258,7 +283,7 @@ async fn declare_exchange(channel: &Channel, exchange: &str) -> Result<(), Broke
     let declared = channel.exchange_declare(exchange.into(), kind, options, table);
     bounded("declaring the exchange", declared)
         .await
-        .map_err(|err| explained(err, &format!("exchange {exchange}")))
+        .map_err(|err| explained(err, || Object::Exchange(exchange.to_owned())))
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
@@ -270,7 +295,7 @@ async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerErr
     bounded("declaring a queue", declared)
         .await
         .map(drop)
-        .map_err(|err| explained(err, &format!("queue {}", queue.name)))
+        .map_err(|err| explained(err, || Object::Queue(queue.name.clone())))
 }
 
 /// A channel left open is closed with its connection: not being able to close it is no failure.
@@ -291,87 +316,82 @@ pub(crate) fn arguments(queue: &Queue) -> FieldTable {
     table
 }
 
-/// What the refusal of a look at a queue means.
-pub(crate) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
-    match &err {
-        BrokerError::Failed(_, reply) if is_refused(reply) => BrokerError::Topology(format!(
-            "queue {queue} may not be looked at by this user: since 4.2.6 RabbitMQ wants a right on it, any (4.2.6 and \
-                 4.3.0: the one to configure). `convgroup-deleter topology print` has the lines that grant it: {reply}"
-        )),
-        _ => explained(err, &format!("queue {queue}")),
+/// The binding of the main queue.
+pub(crate) fn binding(topology: &Topology) -> Object {
+    Object::Binding {
+        queue: topology.main.name.clone(),
+        exchange: topology.exchange.clone(),
     }
 }
 
-/// What it means that the exchange can't be looked at. RabbitMQ since 4.2.6 wants a right on it, any; one who `declares` needs
-/// that anyway, a daemon with the least rights has none.
+/// What the refusal of a look at a queue means.
+pub(crate) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
+    let err = err.or_denied(|| Right::LookAt(queue.to_owned()));
+    explained(err, || Object::Queue(queue.to_owned()))
+}
+
+/// What it means that the exchange can't be looked at. RabbitMQ since 4.2.6 wants a right on it, any. One who declares needs that
+/// anyway; a daemon with the least rights has none.
 fn exchange_unseen(
     err: BrokerError,
     exchange: &str,
-    declares: bool,
+    comparison: Comparison,
 ) -> Result<Standing, BrokerError> {
-    match &err {
-        BrokerError::Failed(_, reply) if reply.contains("NOT_FOUND") => Ok(Standing::Missing),
-        BrokerError::Failed(_, reply) if is_refused(reply) && !declares => Ok(Standing::Unseen),
-        _ => standing(Err(explained(err, &format!("exchange {exchange}")))),
+    match (err.meaning(), comparison) {
+        (Some(Meaning::Missing), _) => Ok(Standing::Missing),
+        (Some(Meaning::Denied), Comparison::Existence) => Ok(Standing::Unseen),
+        _ => standing(Err(explained(err, || {
+            Object::Exchange(exchange.to_owned())
+        }))),
     }
 }
 
-/// Says at 3 a.m. what RabbitMQ's refusal means and what to do.
-pub(crate) fn explained(err: BrokerError, object: &str) -> BrokerError {
-    let BrokerError::Failed(_, reply) = &err else {
-        return err;
-    };
-    let text = if reply.contains("inequivalent arg") {
-        let differs = reply
-            .split("inequivalent arg")
-            .nth(1)
-            .unwrap_or(reply)
-            .trim();
-        let remedy = if object.starts_with("exchange ") {
-            "use another amqp.exchange, or delete it"
-        } else {
-            "configure what is there (for the delay queues: retry.tiers), use another amqp.queue, or empty and delete it"
-        };
-        format!(
-            "{object} exists with other arguments than this configuration wants: {differs}. \
-             Either {remedy} and let the daemon declare it anew"
-        )
-    } else if reply.contains("NOT_FOUND") {
-        format!(
-            "{object} does not exist. Set amqp.declare = true, or have somebody with the rights declare it: {reply}"
-        )
-    } else if is_refused(reply) {
-        format!(
-            "{object} may not be declared by this user. Grant the rights, or set amqp.declare = false and have somebody \
-             with the rights declare it: {reply}"
-        )
-    } else {
-        return err;
-    };
-    BrokerError::Topology(text)
+/// Says at 3 a.m. what RabbitMQ's refusal to declare an object, or to show it, means and what to do.
+pub(crate) fn explained(err: BrokerError, object: impl Fn() -> Object) -> BrokerError {
+    match err.or_denied(|| Right::Declare(object())) {
+        BrokerError::Failed(what, Fault::Reply(reply)) => match reply.meaning() {
+            Meaning::Inequivalent(differs) => BrokerError::Topology(TopologyError::Inequivalent {
+                object: object(),
+                differs: differs.to_owned(),
+            }),
+            Meaning::Missing => BrokerError::Topology(TopologyError::Missing {
+                object: object(),
+                reply,
+            }),
+            _ => BrokerError::Failed(what, Fault::Reply(reply)),
+        },
+        err => err,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::fault::Reply;
     use super::*;
 
     #[test]
     fn what_a_refused_look_at_the_exchange_means() {
-        let refused = "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'";
-        let missing = "NOT_FOUND - no exchange 'e' in vhost '/'";
-        for (reply, declares, wanted) in [
-            (missing, false, "Ok(Missing)"),
-            (missing, true, "Ok(Missing)"),
-            (refused, false, "Ok(Unseen)"),
+        use Comparison::{Arguments, Existence};
+        let refused = (
+            403,
+            "ACCESS_REFUSED - access to exchange 'e' in vhost '/' refused for user 'u'",
+        );
+        let missing = (404, "NOT_FOUND - no exchange 'e' in vhost '/'");
+        for ((code, text), comparison, wanted) in [
+            (missing, Existence, "Ok(Missing)"),
+            (missing, Arguments, "Ok(Missing)"),
+            (refused, Existence, "Ok(Unseen)"),
             (
                 refused,
-                true,
-                "Ok(Differs(Topology(\"exchange e may not be declared by this user",
+                Arguments,
+                "Ok(Differs(Denied(Denial { right: Declare(Exchange(\"e\"))",
             ),
-            ("INTERNAL_ERROR", false, "Err(Failed("),
+            ((541, "INTERNAL_ERROR"), Existence, "Err(Failed("),
         ] {
-            let err = BrokerError::Failed("looking at the exchange", reply.to_owned());
-            let found = format!("{:?}", exchange_unseen(err, "e", declares));
+            let text = text.to_owned();
+            let fault = Fault::Reply(Reply { code, text });
+            let err = BrokerError::Failed("looking at the exchange", fault);
+            let found = format!("{:?}", exchange_unseen(err, "e", comparison));
             assert!(found.starts_with(wanted), "{found} is not {wanted}");
         }
     }

@@ -5,6 +5,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Acker, BasicProperties};
 
+use super::fault::Fault;
 use super::life::Life;
 use super::wire::stream::mark;
 use super::{BrokerError, bounded};
@@ -181,10 +182,7 @@ impl Receipt {
     ) -> Result<(), BrokerError> {
         let result = match result {
             Ok(true) => Ok(()),
-            Ok(false) => Err(BrokerError::Failed(
-                what,
-                "the channel is closed".to_owned(),
-            )),
+            Ok(false) => Err(BrokerError::Failed(what, Fault::ChannelClosed)),
             Err(err) => Err(err),
         };
         result.inspect_err(|err| self.life.end(err.to_string()))

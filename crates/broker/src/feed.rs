@@ -5,6 +5,8 @@ use std::future::Future;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
 use super::connect::{Role, connect_any};
+use super::error::TopologyError;
+use super::fault::Fault;
 use super::publisher::{confirm_channel, mandatory};
 use super::refusal::Refusal;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, told_of_alarm};
@@ -44,7 +46,7 @@ pub struct Stopped {
 }
 
 /// What kept an event from being confirmed.
-enum Fault {
+enum Unpublished {
     /// The broker closed the channel because of an event: this one, if it was alone.
     Refused(Refusal),
     /// The channel is closed; another operation on it was told why.
@@ -89,12 +91,12 @@ impl Feed {
         while done < events.len() {
             let fault = match self.together(events, &mut done, &mut on_progress).await {
                 Ok(()) => break,
-                Err(Fault::Refused(_) | Fault::Closed(_)) => {
+                Err(Unpublished::Refused(_) | Unpublished::Closed(_)) => {
                     let until = events.len().min(done + WINDOW);
                     self.one_by_one(events, &mut done, until, &mut refused, &mut on_progress)
                         .await
                 }
-                Err(Fault::Stop(cause, uncertain)) => Err((cause, uncertain)),
+                Err(Unpublished::Stop(cause, uncertain)) => Err((cause, uncertain)),
             };
             if let Err((cause, uncertain)) = fault {
                 return Err(Stopped {
@@ -113,7 +115,7 @@ impl Feed {
         events: &[Vec<u8>],
         done: &mut usize,
         on_progress: &mut impl FnMut(usize),
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Unpublished> {
         let mut waiting: VecDeque<PublisherConfirm> = VecDeque::new();
         let mut left = events[*done..].iter();
         loop {
@@ -146,7 +148,7 @@ impl Feed {
             let alone = async { self.confirmed(self.send(&events[*done]).await?).await };
             match alone.await {
                 Ok(()) => {}
-                Err(Fault::Refused(refusal)) => {
+                Err(Unpublished::Refused(refusal)) => {
                     refused.push(RefusedEvent {
                         index: *done,
                         refusal,
@@ -154,7 +156,9 @@ impl Feed {
                     self.reopen().await.map_err(|cause| (cause, 0))?;
                 }
                 // The one before is confirmed: nothing that was under way is uncertain.
-                Err(Fault::Stop(cause, _) | Fault::Closed(cause)) => return Err((cause, 0)),
+                Err(Unpublished::Stop(cause, _) | Unpublished::Closed(cause)) => {
+                    return Err((cause, 0));
+                }
             }
             *done += 1;
             on_progress(*done);
@@ -172,7 +176,7 @@ impl Feed {
         Ok(())
     }
 
-    async fn send(&self, event: &[u8]) -> Result<PublisherConfirm, Fault> {
+    async fn send(&self, event: &[u8]) -> Result<PublisherConfirm, Unpublished> {
         let published = self.channel.basic_publish(
             self.amqp.topology.exchange.as_str().into(),
             ROUTING_KEY.into(),
@@ -183,23 +187,20 @@ impl Feed {
         self.answered("publishing", published).await
     }
 
-    async fn confirmed(&self, confirm: PublisherConfirm) -> Result<(), Fault> {
-        let refused = |why: &str| BrokerError::Failed("publishing", why.to_owned());
+    async fn confirmed(&self, confirm: PublisherConfirm) -> Result<(), Unpublished> {
+        let stop = |fault| Unpublished::Stop(BrokerError::Failed("publishing", fault), 0);
         match self.answered("waiting for a confirm", confirm).await? {
             Confirmation::Ack(None) => Ok(()),
             // With several under way a returned message may be handed to a neighbour's confirm: none of those that were under way
             // counts as certain, and the whole is to be published again.
-            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Err(Fault::Stop(
-                BrokerError::Topology(format!(
-                    "exchange {} has no queue bound with the routing key {ROUTING_KEY}: events were returned",
-                    self.amqp.topology.exchange
-                )),
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => Err(Unpublished::Stop(
+                BrokerError::Topology(TopologyError::Unbound {
+                    exchange: self.amqp.topology.exchange.clone(),
+                }),
                 WINDOW,
             )),
-            Confirmation::Nack(None) => Err(Fault::Stop(refused("the broker refused an event"), 0)),
-            Confirmation::NotRequested => {
-                Err(Fault::Stop(refused("the channel has no confirms"), 0))
-            }
+            Confirmation::Nack(None) => Err(stop(Fault::Nacked)),
+            Confirmation::NotRequested => Err(stop(Fault::NoConfirms)),
         }
     }
 
@@ -208,17 +209,19 @@ impl Feed {
         &self,
         what: &'static str,
         operation: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<T, Fault> {
-        let stop = |err| Fault::Stop(told_of_alarm(err, &self.connection), 0);
+    ) -> Result<T, Unpublished> {
+        let stop = |err| Unpublished::Stop(told_of_alarm(err, &self.connection), 0);
         match tokio::time::timeout(OPERATION_DEADLINE, operation).await {
             Err(_) => Err(stop(BrokerError::Deadline(what))),
             Ok(Ok(value)) => Ok(value),
             Ok(Err(err)) => {
-                let failed = BrokerError::Failed(what, err.to_string());
-                Err(match Refusal::of(&err) {
-                    Some(refusal) => Fault::Refused(refusal),
+                let fault = Fault::of(&err);
+                let refusal = Refusal::of(&fault);
+                let failed = BrokerError::Failed(what, fault);
+                Err(match refusal {
+                    Some(refusal) => Unpublished::Refused(refusal),
                     None if self.channel.status().connected() => stop(failed),
-                    None => Fault::Closed(failed),
+                    None => Unpublished::Closed(failed),
                 })
             }
         }

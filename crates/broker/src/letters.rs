@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::connect::{Role, connect_any};
 use super::delivery::Delivery;
+use super::error::Busy;
 use super::events::Observer;
+use super::fault::Fault;
 use super::letter::{Fingerprint, fingerprint};
 use super::life::Life;
 use super::publisher::Publisher;
@@ -108,13 +110,12 @@ impl Letters {
         let there = self.begin_alone().await?;
         let received = self.receive(there).await?;
         if received.len() < there as usize {
-            return Err(BrokerError::Busy(format!(
-                "only {} of {there} letters in {} came within {} s each: the broker is too busy, or something else took them. \
-                 Nothing was done; try again",
-                received.len(),
-                self.topology.dead.name,
-                IDLE_MAX.as_secs()
-            )));
+            return Err(BrokerError::Busy(Busy::Slow {
+                queue: self.topology.dead.name.clone(),
+                received: received.len(),
+                there,
+                patience: IDLE_MAX,
+            }));
         }
         Ok(received)
     }
@@ -136,11 +137,10 @@ impl Letters {
                 self.let_go().await;
             }
             if began.elapsed() > BUSY_WAIT {
-                return Err(BrokerError::Busy(format!(
-                    "something else reads {dead} now (consumers: {}), and what it holds can't be seen: another `dlq`? Try \
-                     again when it has ended",
-                    seen.consumers
-                )));
+                return Err(BrokerError::Busy(Busy::OtherReader {
+                    queue: dead,
+                    consumers: seen.consumers,
+                }));
             }
             tokio::time::sleep(LOOK_INTERVAL.mul_f64(1.0 + 9.0 * rand::random::<f64>())).await;
         }
@@ -194,7 +194,7 @@ impl Letters {
                     .kept += 1;
                 Ok(Some(delivery))
             }
-            Ok(Some(Err(err))) => Err(BrokerError::Failed("reading dead letters", err.to_string())),
+            Ok(Some(Err(err))) => Err(BrokerError::Failed("reading dead letters", Fault::of(&err))),
             Ok(None) => Err(BrokerError::Lost(
                 "the broker cancelled the consumer".to_owned(),
             )),

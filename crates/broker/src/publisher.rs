@@ -9,10 +9,12 @@ use tokio::sync::{Mutex, RwLock, watch};
 
 use super::address::BrokerAddress;
 use super::connect::{Role, connect};
+use super::error::{Right, TopologyError};
 use super::events::BrokerEvent;
+use super::fault::Fault;
 use super::life::Life;
 use super::refusal::{Refusal, breaks_connection};
-use super::{BrokerError, OPERATION_DEADLINE, bounded, is_refused, told_of_alarm};
+use super::{BrokerError, OPERATION_DEADLINE, bounded, told_of_alarm};
 use crate::settings::Amqp;
 use convgroup_host::intervals::Intervals;
 
@@ -114,16 +116,19 @@ impl Line {
                 }
             }
         };
-        let err = match confirmed {
+        let fault = match confirmed {
             Ok(confirmation) => return Ok(confirmation),
-            Err(err) => err,
+            Err(err) => Fault::of(&err),
         };
-        let failed = BrokerError::Failed(WHAT, err.to_string());
-        if !self.connection.status().connected() || breaks_connection(&err) {
-            return Err(Unconfirmed::Broken(Refusal::of(&err), failed));
+        let refusal = Refusal::of(&fault);
+        if !self.connection.status().connected() || breaks_connection(&fault) {
+            return Err(Unconfirmed::Broken(
+                refusal,
+                BrokerError::Failed(WHAT, fault),
+            ));
         }
-        match Refusal::of(&err) {
-            None => Err(Unconfirmed::Failed(failed)),
+        match refusal {
+            None => Err(Unconfirmed::Failed(BrokerError::Failed(WHAT, fault))),
             Some(refusal) => {
                 *channel = confirm_channel(&self.connection)
                     .await
@@ -226,18 +231,14 @@ impl Publisher {
             match self.once(copy).await? {
                 Confirmation::Ack(None) => return Ok(()),
                 Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
-                    return Err(BrokerError::Topology(format!(
-                        "queue {} does not exist: a message was returned; `convgroup-deleter topology apply` declares it",
-                        copy.queue
-                    )));
+                    return Err(BrokerError::Topology(TopologyError::Returned {
+                        queue: copy.queue.to_owned(),
+                    }));
                 }
                 Confirmation::Nack(None) if number == NACKED_TRIES_MAX => break,
                 Confirmation::Nack(None) => tokio::time::sleep(pauses.next_pause()).await,
                 Confirmation::NotRequested => {
-                    return Err(BrokerError::Failed(
-                        WHAT,
-                        "the channel has no confirms".to_owned(),
-                    ));
+                    return Err(BrokerError::Failed(WHAT, Fault::NoConfirms));
                 }
             }
         }
@@ -344,7 +345,7 @@ const ASK_MAX: Duration = Duration::from_secs(2);
 /// broker dead-letters it at its delivery limit. Without an answer the right counts as there: during an alarm there may be none.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] where the user may not write to the default exchange.
+/// [`BrokerError::Denied`] where the user may not write to the default exchange.
 pub(crate) async fn may_publish(connection: &Connection) -> Result<(), BrokerError> {
     const WHAT: &str = "asking whether copies may be published";
     // Its own channel: what comes late must not be taken for another message's. Nobody waits for its end, because during an alarm
@@ -359,11 +360,10 @@ pub(crate) async fn may_publish(connection: &Connection) -> Result<(), BrokerErr
     };
     match tokio::time::timeout(ASK_MAX, asked).await {
         Err(_) | Ok(Ok(_)) => Ok(()),
-        Ok(Err(err)) if is_refused(&err.to_string()) => Err(BrokerError::Topology(format!(
-            "this user may not write to the default exchange, through which copies reach the delay queues and the dead \
-                 letters; nothing is consumed without it: {err}"
-        ))),
-        Ok(Err(err)) => Err(BrokerError::Failed(WHAT, err.to_string())),
+        Ok(Err(err)) => {
+            let err = BrokerError::Failed(WHAT, Fault::of(&err));
+            Err(err.or_denied(|| Right::PublishCopies))
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 //! What the broker answers when it does not take one message.
 use std::fmt;
 
-use lapin::ErrorKind;
-use lapin::protocol::AMQPErrorKind;
+use super::fault::{Fault, Reply};
 
 /// Reply codes that close a channel because of the message that was published on it: too large, or with a property that the
 /// broker refuses. 403, 404 and 405 speak of rights and objects: no other message would fare better.
@@ -15,14 +14,11 @@ const OF_A_FRAME: [u16; 8] = [501, 502, 503, 504, 505, 506, 540, 541];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It closed the channel or the connection with this reply.
-    Reply {
-        /// The AMQP reply code, such as 406.
-        code: u16,
-        /// The broker's words.
-        text: String,
-    },
-    /// The client library could not write the message.
+    Reply(Reply),
+    /// The client library could not write the message: why, in its words.
     Unwritable(String),
+    /// Its headers do not fit a frame, whatever is left out.
+    HeadersTooLarge,
     /// It said no (`basic.nack`) each time.
     Nacked {
         /// The queue that did not take it.
@@ -33,21 +29,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The refusal in an error of the client library; nothing where the error does not speak of a message.
-    pub(super) fn of(err: &lapin::Error) -> Option<Self> {
-        match err.kind() {
-            ErrorKind::ProtocolError(error) => {
-                let code = error.get_id();
-                let known = match error.kind() {
-                    AMQPErrorKind::Soft(_) => OF_A_MESSAGE.contains(&code),
-                    AMQPErrorKind::Hard(_) => OF_A_FRAME.contains(&code),
-                };
-                known.then(|| Self::Reply {
-                    code,
-                    text: error.get_message().to_string(),
-                })
+    /// The refusal that a fault tells of; nothing where it does not speak of a message.
+    pub(super) fn of(fault: &Fault) -> Option<Self> {
+        match fault {
+            Fault::Reply(reply) => {
+                let known = OF_A_MESSAGE.contains(&reply.code) || OF_A_FRAME.contains(&reply.code);
+                known.then(|| Self::Reply(reply.clone()))
             }
-            ErrorKind::SerialisationError(error) => Some(Self::Unwritable(error.to_string())),
+            Fault::Unwritable(text) => Some(Self::Unwritable(text.clone())),
             _ => None,
         }
     }
@@ -56,7 +45,7 @@ impl Refusal {
     #[must_use]
     pub const fn speaks_of_the_message(&self) -> bool {
         match self {
-            Self::Reply { .. } | Self::Unwritable(_) => true,
+            Self::Reply(_) | Self::Unwritable(_) | Self::HeadersTooLarge => true,
             Self::Nacked { .. } => false,
         }
     }
@@ -65,8 +54,13 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Reply { code, text } => write!(f, "the broker refused a message: {code} {text}"),
+            Self::Reply(Reply { code, text }) => {
+                write!(f, "the broker refused a message: {code} {text}")
+            }
             Self::Unwritable(text) => write!(f, "a message can't be written as AMQP: {text}"),
+            Self::HeadersTooLarge => {
+                f.write_str("a message can't be written as AMQP: its headers do not fit a frame")
+            }
             Self::Nacked { queue, tries } => write!(
                 f,
                 "the broker refused {tries} times to take a message for {queue}: a length limit set by a policy is reached, or \
@@ -76,28 +70,24 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Whether this error of the client library ends the whole connection, and its reason is a message.
-pub(super) fn breaks_connection(err: &lapin::Error) -> bool {
-    match err.kind() {
-        ErrorKind::ProtocolError(error) => {
-            matches!(error.kind(), AMQPErrorKind::Hard(_)) && OF_A_FRAME.contains(&error.get_id())
-        }
-        ErrorKind::SerialisationError(_) => true,
+/// Whether this fault ends the whole connection, and its reason is a message.
+pub(super) fn breaks_connection(fault: &Fault) -> bool {
+    match fault {
+        Fault::Reply(reply) => OF_A_FRAME.contains(&reply.code),
+        Fault::Unwritable(_) => true,
         _ => false,
     }
 }
 
-/// Whether this error of the client library concerns one channel only.
-pub(super) fn closes_a_channel(err: &lapin::Error) -> bool {
-    match err.kind() {
-        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Soft(_)),
-        _ => false,
-    }
+/// Whether this fault concerns one channel only.
+pub(super) fn closes_a_channel(fault: &Fault) -> bool {
+    matches!(fault, Fault::Reply(reply) if reply.closes_a_channel())
 }
 
 #[cfg(test)]
 mod tests {
-    use lapin::protocol::{AMQPError, AMQPHardError, AMQPSoftError};
+    use lapin::ErrorKind;
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError};
 
     use super::*;
 
@@ -117,10 +107,11 @@ mod tests {
             (error(AMQPHardError::CONNECTIONFORCED), false, false, false),
             (ErrorKind::MissingHeartbeatError.into(), false, false, false),
         ] {
+            let fault = Fault::of(&err);
             let found = (
-                Refusal::of(&err).is_some(),
-                closes_a_channel(&err),
-                breaks_connection(&err),
+                Refusal::of(&fault).is_some(),
+                closes_a_channel(&fault),
+                breaks_connection(&fault),
             );
             assert_eq!(found, (refused, channel, connection), "{err}");
         }

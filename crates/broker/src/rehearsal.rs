@@ -8,9 +8,11 @@ use lapin::{Channel, Connection, ExchangeKind};
 
 use super::connect::{Role, connect, connect_any};
 use super::declare::TopologyConnection;
+use super::error::{Object, Right};
+use super::fault::Meaning;
 use super::publisher::{self, may_publish};
 use super::rights::Remedy;
-use super::{BrokerError, bounded, declare, is_refused};
+use super::{BrokerError, bounded, declare};
 use crate::settings::Amqp;
 use convgroup_domain::topology::Queue;
 
@@ -76,8 +78,8 @@ impl<'a> Rehearsal<'a> {
         let declared =
             channel.exchange_declare(exchange.into(), ExchangeKind::Direct, options, wrong);
         let asked = bounded("asking whether the exchange may be declared", declared).await;
-        granted(asked)
-            .map_err(|err| self.remedied(declare::explained(err, &format!("exchange {exchange}"))))
+        let object = || Object::Exchange(exchange.to_owned());
+        granted(asked).map_err(|err| self.remedied(declare::explained(err, object)))
     }
 
     /// Whether the main queue may be bound to the exchange.
@@ -97,12 +99,8 @@ impl<'a> Rehearsal<'a> {
             FieldTable::default(),
         );
         let asked = bounded("asking whether the queue may be bound", unbound).await;
-        granted(asked).map_err(|err| {
-            self.remedied(declare::explained(
-                err,
-                &format!("binding of {main} to {exchange}"),
-            ))
-        })
+        let object = || declare::binding(topology);
+        granted(asked).map_err(|err| self.remedied(declare::explained(err, object)))
     }
 
     /// Whether a queue that does not exist may be declared.
@@ -118,8 +116,8 @@ impl<'a> Rehearsal<'a> {
         let wrong = with(declare::arguments(queue), "x-expires", text("never"));
         let declared = channel.queue_declare(queue.name.as_str().into(), options, wrong);
         let asked = bounded("asking whether a queue may be declared", declared).await;
-        granted(asked.map(drop))
-            .map_err(|err| self.remedied(declare::explained(err, &format!("queue {}", queue.name))))
+        let object = || Object::Queue(queue.name.clone());
+        granted(asked.map(drop)).map_err(|err| self.remedied(declare::explained(err, object)))
     }
 
     /// Whether the main queue may be consumed.
@@ -165,11 +163,10 @@ pub(super) async fn may_consume(connection: &Connection, queue: &str) -> Result<
 
 /// The wrong argument was refused, or the object is not there yet: the right is.
 fn granted(asked: Result<(), BrokerError>) -> Result<(), BrokerError> {
-    const GRANTED: [&str; 3] = ["invalid arg", "invalid type", "NOT_FOUND"];
-    match asked {
-        Err(BrokerError::Failed(_, reply)) if GRANTED.iter().any(|it| reply.contains(it)) => Ok(()),
-        asked => asked,
-    }
+    asked.or_else(|err| match err.meaning() {
+        Some(Meaning::InvalidArgument | Meaning::Missing) => Ok(()),
+        _ => Err(err),
+    })
 }
 
 async fn channel(connection: &Connection) -> Result<Channel, BrokerError> {
@@ -196,10 +193,5 @@ fn text(text: &str) -> AMQPValue {
 
 /// What it means that the main queue can't be consumed.
 pub(super) fn unreadable(err: BrokerError, queue: &str) -> BrokerError {
-    match err {
-        BrokerError::Failed(_, reply) if is_refused(&reply) => BrokerError::Topology(format!(
-            "this user may not read the queue {queue}: nothing can be consumed: {reply}"
-        )),
-        err => err,
-    }
+    err.or_denied(|| Right::Consume(queue.to_owned()))
 }

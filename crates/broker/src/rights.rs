@@ -1,6 +1,8 @@
 //! The rights that each user needs at the broker, and what mends a refusal.
+use super::BrokerError;
 use super::address::BrokerAddress;
-use super::{BrokerError, is_refused};
+use super::error::{Denial, LimitReached};
+use super::fault::{BrokerLimit, Meaning};
 use crate::settings::Amqp;
 use convgroup_domain::quote::{regex, shell};
 use convgroup_domain::topology::Topology;
@@ -101,44 +103,46 @@ impl Remedy {
     #[must_use]
     pub fn added_to(&self, err: BrokerError) -> BrokerError {
         match err {
-            BrokerError::Topology(text) if is_refused(&text) => BrokerError::Topology(format!(
-                "{text}. All that is needed is granted by: {} (any other rights of the user in this vhost go)",
-                self.grant
-            )),
-            BrokerError::Failed(what, text) => match self.of_limit(&text) {
-                Some(remedy) => BrokerError::Topology(format!("{what}: {text}. {remedy}")),
-                None => BrokerError::Failed(what, text),
-            },
-            BrokerError::Unreachable(node, err) => match self.added_to(*err) {
-                BrokerError::Topology(text) => BrokerError::Topology(format!("{node}: {text}")),
-                err => BrokerError::Unreachable(node, Box::new(err)),
-            },
+            BrokerError::Denied(denial) => BrokerError::Denied(Box::new(Denial {
+                grant: Some(self.grant.clone()),
+                ..*denial
+            })),
+            BrokerError::Failed(what, fault) => {
+                let reply = fault.reply();
+                let limit = reply.and_then(|reply| match reply.meaning() {
+                    Meaning::Limit(limit) => Some((limit, reply.clone())),
+                    _ => None,
+                });
+                match limit {
+                    Some((limit, reply)) => BrokerError::Limited(Box::new(LimitReached {
+                        what,
+                        limit,
+                        reply,
+                        clear: self.clears(limit),
+                    })),
+                    None => BrokerError::Failed(what, fault),
+                }
+            }
+            BrokerError::Unreachable(node, err) => {
+                BrokerError::Unreachable(node, Box::new(self.added_to(*err)))
+            }
             err => err,
         }
     }
 
-    /// What mends a limit that is reached.
-    fn of_limit(&self, text: &str) -> Option<String> {
-        const NEEDED: &str = "A daemon holds two connections at a time and a dozen channels";
+    /// The line for a shell that clears a limit.
+    fn clears(&self, limit: BrokerLimit) -> String {
         let (user, vhost) = (&self.user, &self.vhost);
-        if text.contains("user connection limit") {
-            Some(format!(
-                "{NEEDED}. Raise or clear the user's limit: rabbitmqctl clear_user_limits {user} max-connections"
-            ))
-        } else if text.contains("connection limit") {
-            Some(format!(
-                "{NEEDED}. Raise or clear the vhost's limit: rabbitmqctl clear_vhost_limits -p {vhost}"
-            ))
-        } else if text.contains("number of channels opened") {
-            Some(format!(
-                "{NEEDED}. Raise or clear the user's limit: rabbitmqctl clear_user_limits {user} max-channels"
-            ))
-        } else if text.contains("queue limit") {
-            Some(format!(
-                "Raise or clear the vhost's limit: rabbitmqctl clear_vhost_limits -p {vhost}"
-            ))
-        } else {
-            None
+        match limit {
+            BrokerLimit::UserConnections => {
+                format!("rabbitmqctl clear_user_limits {user} max-connections")
+            }
+            BrokerLimit::UserChannels => {
+                format!("rabbitmqctl clear_user_limits {user} max-channels")
+            }
+            BrokerLimit::VhostConnections | BrokerLimit::Queues => {
+                format!("rabbitmqctl clear_vhost_limits -p {vhost}")
+            }
         }
     }
 }
@@ -149,6 +153,7 @@ mod tests {
 
     use expect_test::expect;
 
+    use super::super::fault::{Fault, Reply};
     use super::*;
 
     #[test]
@@ -185,12 +190,13 @@ mod tests {
                 "clear_user_limits 'me too' max-channels",
             ),
         ] {
-            let err = BrokerError::Failed("connecting", reply.to_owned());
+            let (code, text) = (530, reply.to_owned());
+            let err = BrokerError::Failed("connecting", Fault::Reply(Reply { code, text }));
             let err = BrokerError::Unreachable("node".to_owned(), Box::new(err));
             let told = remedy.added_to(err).to_string();
             assert!(told.contains(reply) && told.contains(line), "{told}");
         }
-        let other = BrokerError::Failed("connecting", "refused".to_owned());
+        let other = BrokerError::Failed("connecting", Fault::Lost("refused".to_owned()));
         assert_eq!(remedy.added_to(other).to_string(), "connecting: refused");
     }
 }

@@ -150,7 +150,7 @@ impl Session {
             .await
             .map_err(|err| self.remedy.added_to(unreadable(err, &self.queue)))
             .inspect_err(|err| {
-                if matches!(err, BrokerError::Topology(_)) {
+                if matches!(err, BrokerError::Denied(_) | BrokerError::Limited(_)) {
                     self.life.note_refusal();
                 }
             })?;

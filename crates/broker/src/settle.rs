@@ -121,9 +121,9 @@ async fn offer(
             Err(err) => return Err(err),
         }
     }
-    Err(BrokerError::Refused(refused.unwrap_or_else(|| {
-        Refusal::Unwritable("its headers do not fit a frame".to_owned())
-    })))
+    Err(BrokerError::Refused(
+        refused.unwrap_or(Refusal::HeadersTooLarge),
+    ))
 }
 
 fn queue_of<'t>(topology: &'t Topology, successor: &Successor) -> &'t str {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::connect::Role;
 use super::events::{BrokerEvent, Depths};
+use super::fault::Fault;
 use super::life::Life;
 use super::refusal::{breaks_connection, closes_a_channel};
 use super::{BrokerError, declare};
@@ -30,10 +31,10 @@ pub(super) async fn publishing(
     life: Arc<Life>,
     blocking: watch::Sender<bool>,
 ) {
-    let meaning = |err: &lapin::Error| {
-        if closes_a_channel(err) {
+    let meaning = |fault: &Fault| {
+        if closes_a_channel(fault) {
             Meaning::GoOn
-        } else if breaks_connection(err) {
+        } else if breaks_connection(fault) {
             Meaning::Replaced
         } else {
             Meaning::End
@@ -59,7 +60,7 @@ async fn watched(
     events: impl Stream<Item = Event>,
     role: Role,
     life: Arc<Life>,
-    meaning: impl Fn(&lapin::Error) -> Meaning,
+    meaning: impl Fn(&Fault) -> Meaning,
     blocking: impl Fn(bool),
 ) {
     let mut events = pin!(events);
@@ -84,7 +85,7 @@ async fn watched(
                 life.tell(BrokerEvent::Blocked(false));
                 blocking(false);
             }
-            Some(Event::Error(err)) => match meaning(&err) {
+            Some(Event::Error(err)) => match meaning(&Fault::of(&err)) {
                 Meaning::GoOn => {}
                 Meaning::Replaced => return,
                 Meaning::End => {

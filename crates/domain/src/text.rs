@@ -5,6 +5,8 @@
 //! declared and not when it is consumed, and a byte order mark makes another key of the same letters.
 use std::fmt::Write;
 
+use thiserror::Error;
+
 /// What some editors put before a text.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -14,15 +16,20 @@ pub fn trimmed(text: &str) -> &str {
     text.trim_matches(|char: char| char.is_whitespace() || char == BYTE_ORDER_MARK)
 }
 
+/// A text holds a character inside that can't be seen. It is named, and nothing else of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("holds {} inside; remove it", name(*.0))]
+pub struct Unseen(pub char);
+
 /// The text, trimmed.
 ///
 /// # Errors
-/// It holds a control character or one that can't be seen. The error names that character and nothing else of the text.
-pub fn clean(text: &str) -> Result<&str, String> {
+/// It holds a control character or one that can't be seen.
+pub fn clean(text: &str) -> Result<&str, Unseen> {
     let text = trimmed(text);
     match text.chars().find(|&char| is_unseen(char)) {
         None => Ok(text),
-        Some(char) => Err(format!("holds {} inside; remove it", name(char))),
+        Some(char) => Err(Unseen(char)),
     }
 }
 
@@ -118,7 +125,7 @@ mod tests {
             ("a\u{200b}", "U+200B"),
             ("\u{202e}ab", "U+202E"),
         ] {
-            let problem = clean(text).unwrap_err();
+            let problem = clean(text).unwrap_err().to_string();
             assert!(problem.contains(named), "{problem}");
         }
     }

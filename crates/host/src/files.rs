@@ -2,29 +2,48 @@
 use std::io::Read;
 use std::path::Path;
 
+use thiserror::Error;
+
 use convgroup_domain::text::{self, BYTE_ORDER_MARK, is_pem, is_url};
 
 /// The largest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Why a file can't be read as text. The words follow the file's name; they never hold what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FileError {
+    /// The system does not let it be read: why, in its words.
+    #[error("can't be read: {0}")]
+    Unreadable(String),
+    /// It is larger than 1 MiB.
+    #[error("can't be read: it is larger than 1 MiB")]
+    TooLarge,
+    /// It is text in UTF-16.
+    #[error("can't be read: it is UTF-16; save it as UTF-8")]
+    Utf16,
+    /// It is text in another encoding, or none.
+    #[error("can't be read: it is not UTF-8; save it as UTF-8")]
+    NotUtf8,
+}
+
 /// Reads a text file, at most 1 MiB, without its byte order mark.
 ///
 /// # Errors
-/// It can't be read, is larger, or is not UTF-8; never what is in it. The text follows the file's name.
-pub fn text_of(path: &Path) -> Result<String, String> {
+/// It can't be read, is larger, or is not UTF-8.
+pub fn text_of(path: &Path) -> Result<String, FileError> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|err| format!("can't be read: {err}"))?;
+        .map_err(|err| FileError::Unreadable(err.to_string()))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err("can't be read: it is larger than 1 MiB".to_owned());
+        return Err(FileError::TooLarge);
     }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text.trim_start_matches(BYTE_ORDER_MARK).to_owned()),
         Err(err) if matches!(err.as_bytes(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) => {
-            Err("can't be read: it is UTF-16; save it as UTF-8".to_owned())
+            Err(FileError::Utf16)
         }
-        Err(_) => Err("can't be read: it is not UTF-8; save it as UTF-8".to_owned()),
+        Err(_) => Err(FileError::NotUtf8),
     }
 }
 
@@ -51,17 +70,10 @@ mod tests {
             text_of(&path)
         };
         assert_eq!(read(b"\xef\xbb\xbfkey\n"), Ok("key\n".to_owned()));
-        assert!(read(b"\xff\xfek\0e\0y\0").unwrap_err().contains("UTF-16"));
-        assert!(read(b"k\xe9y").unwrap_err().contains("not UTF-8"));
-        assert!(
-            read(&vec![b'a'; 1024 * 1024 + 1])
-                .unwrap_err()
-                .contains("1 MiB")
-        );
-        assert!(
-            text_of(dir.path())
-                .unwrap_err()
-                .starts_with("can't be read: ")
-        );
+        assert_eq!(read(b"\xff\xfek\0e\0y\0"), Err(FileError::Utf16));
+        assert_eq!(read(b"k\xe9y"), Err(FileError::NotUtf8));
+        assert_eq!(read(&vec![b'a'; 1024 * 1024 + 1]), Err(FileError::TooLarge));
+        let error = text_of(dir.path()).unwrap_err();
+        assert!(matches!(error, FileError::Unreadable(_)), "{error}");
     }
 }

@@ -61,12 +61,19 @@ impl Limit {
     }
 }
 
+/// What to do about the limit that an error's text tells of; nothing where it tells of none, or says that already.
+#[must_use]
+pub fn advice(text: &str) -> Option<&'static str> {
+    let advice = Limit::in_text(text)?.advice();
+    (!text.contains(advice)).then_some(advice)
+}
+
 /// An error's text, with what to do where it tells of a limit.
 #[must_use]
 pub fn explained(text: String) -> String {
-    match Limit::in_text(&text) {
-        Some(limit) if !text.contains(limit.advice()) => format!("{text}: {}", limit.advice()),
-        _ => text,
+    match advice(&text) {
+        Some(advice) => format!("{text}: {advice}"),
+        None => text,
     }
 }
 

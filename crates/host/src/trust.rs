@@ -19,6 +19,17 @@ const NAMES_MAX: usize = 4;
 /// Longest name that is told, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
+/// This machine trusts no CA at all.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this machine trusts no CA{told}: install the package ca-certificates, or set SSL_CERT_FILE to a file of CA certificates",
+    told = problem.as_ref().map(|problem| format!(" ({problem})")).unwrap_or_default()
+)]
+pub struct NobodyTrusted {
+    /// What kept its CAs from being read, in the library's words.
+    pub problem: Option<String>,
+}
+
 /// The cryptography of this program.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
@@ -45,18 +56,14 @@ pub fn unused() -> ClientConfig {
 /// There is none at all, and why.
 pub fn trusting(
     more: Vec<CertificateDer<'static>>,
-) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, NobodyTrusted> {
     let system = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(more);
     let (_, unreadable) = roots.add_parsable_certificates(system.certs);
     let problem = system.errors.first().map(ToString::to_string);
     if roots.is_empty() {
-        let problem = problem.map(|problem| format!(" ({problem})"));
-        return Err(format!(
-            "this machine trusts no CA{}: install the package ca-certificates, or set SSL_CERT_FILE to a file of CA certificates",
-            problem.unwrap_or_default()
-        ));
+        return Err(NobodyTrusted { problem });
     }
     if unreadable > 0 || problem.is_some() {
         static TOLD: Once = Once::new();

@@ -28,7 +28,7 @@ pub fn address(data: &[u8]) {
     let (head, tail) = password.split_at(password.chars().next().map_or(0, char::len_utf8));
     let address = format!("{scheme}://{user}:{head}{SECRET}{tail}@{rest}");
     match address.parse::<BrokerAddress>() {
-        Err(problem) => assert_silent(&problem),
+        Err(problem) => assert_silent(&problem.to_string()),
         Ok(address) => {
             assert_silent(&format!("{address} {address:?}"));
             shown_and_read_again_it_is_the_same(&address);
