@@ -2,6 +2,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use thiserror::Error;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +16,9 @@ use crate::worker::Worker;
 use convgroup_broker::events::Observer;
 use convgroup_broker::session::{Deliveries, Session};
 use convgroup_broker::supervisor::Supervisor;
-use convgroup_chat::client::ChatClient;
+use convgroup_chat::client::{self, ChatClient};
 use convgroup_chat::connects::Hears;
+use convgroup_chat::settings::SecretError;
 use convgroup_chat::signer::Signer;
 use convgroup_domain::gate::Reason;
 
@@ -33,6 +35,17 @@ pub struct Daemon {
     supervisor: Supervisor,
     status: Arc<Status>,
     shutdown_grace: Duration,
+}
+
+/// Why the daemon can't be put together.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SetupError {
+    /// The secret key can't be read.
+    #[error("{0}")]
+    Secret(SecretError),
+    /// The API can't be called.
+    #[error("{0}")]
+    Client(client::SetupError),
 }
 
 /// How the daemon ended.
@@ -66,7 +79,11 @@ impl Daemon {
     ///
     /// # Errors
     /// The secret key can't be read, or TLS can't be set up.
-    pub fn new(config: Config, metrics: Arc<Metrics>, status: Arc<Status>) -> Result<Self, String> {
+    pub fn new(
+        config: Config,
+        metrics: Arc<Metrics>,
+        status: Arc<Status>,
+    ) -> Result<Self, SetupError> {
         let signer = {
             let metrics = Arc::clone(&metrics);
             let on_signed = move |expiry_s: u64| {
@@ -74,13 +91,14 @@ impl Daemon {
                     .usersig_expiry_timestamp_seconds
                     .set(expiry_s as f64);
             };
-            Signer::new(&config.im, Box::new(on_signed))?
+            Signer::new(&config.im, Box::new(on_signed)).map_err(SetupError::Secret)?
         };
         let prefetch = usize::from(config.amqp.prefetch);
         let limiter = Arc::new(Limiter::new(config.calls_per_second, Arc::clone(&metrics)));
         let pace = Arc::clone(&limiter);
         let hears: Hears = Arc::new(move |connect| pace.connects(connect));
-        let client = Arc::new(ChatClient::new(&config.im, signer, prefetch, &hears)?);
+        let client = ChatClient::new(&config.im, signer, prefetch, &hears);
+        let client = Arc::new(client.map_err(SetupError::Client)?);
         let codes = Arc::new(config.codes);
         let suspension = Arc::new(Suspension::new(
             config.suspend,

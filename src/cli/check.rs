@@ -5,7 +5,7 @@ use super::topology::UNASKED;
 use super::{Exit, Failure, say};
 use crate::config::{Config, Settings};
 use convgroup_broker::BrokerError;
-use convgroup_broker::declare::Standing;
+use convgroup_broker::declare::{Comparison, Standing};
 use convgroup_broker::rehearsal::Rehearsal;
 use convgroup_broker::settings::Amqp;
 use convgroup_chat::client::ChatClient;
@@ -91,7 +91,7 @@ fn refused(err: &BrokerError) -> (Exit, String) {
 async fn exchange(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
     let standing = rehearsal
         .consume
-        .exchange(&amqp.topology, amqp.declare)
+        .exchange(&amqp.topology, Comparison::of_one_who(amqp.declare))
         .await
         .map_err(|err| refused(&err))?;
     if amqp.declare {
@@ -140,7 +140,10 @@ async fn queues_there(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
         return Ok("all there".to_owned());
     }
     let mut missing = Vec::new();
-    let standings = connection.queues(topology, true).await.map_err(mended)?;
+    let standings = connection
+        .queues(topology, Comparison::Arguments)
+        .await
+        .map_err(mended)?;
     for (queue, standing) in standings {
         match standing {
             Standing::Same | Standing::Unseen => {}
@@ -162,10 +165,10 @@ async fn queues_there(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
 }
 
 async fn api(config: &Config) -> Finding {
-    let other = |problem| (Exit::Other, problem);
-    let signer = Signer::new(&config.im, Box::new(|_| {})).map_err(other)?;
+    let signer = Signer::new(&config.im, Box::new(|_| {}))
+        .map_err(|error| (Exit::Other, error.to_string()))?;
     let client = ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as Hears))
-        .map_err(|problem| (Exit::Config, problem))?;
+        .map_err(|error| (Exit::Config, error.to_string()))?;
     let health = probe(&client, &config.codes, || async { true }).await;
     let endpoint = client.route();
     match health.expect("nothing keeps it from leaving") {

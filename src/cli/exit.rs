@@ -68,15 +68,21 @@ impl From<ConfigError> for Failure {
 
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
-        let exit = match error {
-            BrokerError::Topology(_) | BrokerError::Refused(_) => Exit::Other,
-            BrokerError::Deadline(_)
-            | BrokerError::Failed(..)
-            | BrokerError::Unreachable(..)
-            | BrokerError::Busy(_)
-            | BrokerError::Lost(_) => Exit::Unavailable,
-        };
-        Self::new(exit, error)
+        Self::new(exit_of(&error), error)
+    }
+}
+
+fn exit_of(error: &BrokerError) -> Exit {
+    match error {
+        BrokerError::Topology(_)
+        | BrokerError::Denied(_)
+        | BrokerError::Limited(_)
+        | BrokerError::Refused(_) => Exit::Other,
+        BrokerError::Unreachable(_, error) => exit_of(error),
+        BrokerError::Deadline(_)
+        | BrokerError::Failed(..)
+        | BrokerError::Busy(_)
+        | BrokerError::Lost(_) => Exit::Unavailable,
     }
 }
 

@@ -67,8 +67,8 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         limits,
         identity,
     );
-    let daemon = Daemon::new(config, metrics, status)
-        .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+    let daemon =
+        Daemon::new(config, metrics, status).map_err(|error| Failure::new(Exit::Config, error))?;
     let admin = tokio::spawn(admin.serve(listener));
     let ended = Box::pin(daemon.run(stop)).await;
     admin.abort();

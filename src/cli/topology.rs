@@ -3,7 +3,7 @@ use std::fmt::Write;
 
 use super::{Exit, Failure, say};
 use crate::config::Settings;
-use convgroup_broker::declare::{Standing, TopologyConnection};
+use convgroup_broker::declare::{Comparison, Standing, TopologyConnection};
 use convgroup_broker::rights::{Remedy, Rights};
 use convgroup_broker::settings::Amqp;
 use convgroup_domain::topology::{ROUTING_KEY, Topology};
@@ -57,14 +57,14 @@ async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
 
 async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
     let connection = TopologyConnection::open(amqp).await?;
-    let (topology, compared) = (&amqp.topology, amqp.declare);
-    let exchange = connection.exchange(topology, compared).await?;
-    let queues = connection.queues(topology, compared).await?;
+    let (topology, comparison) = (&amqp.topology, Comparison::of_one_who(amqp.declare));
+    let exchange = connection.exchange(topology, comparison).await?;
+    let queues = connection.queues(topology, comparison).await?;
     let name = format!("exchange {}", topology.exchange);
-    let mut lines = verified(&name, &exchange, compared);
+    let mut lines = verified(&name, &exchange, comparison);
     let _ = writeln!(lines, "?     {UNASKED}; `topology apply` makes it");
     for (queue, standing) in &queues {
-        lines += &verified(queue, standing, compared);
+        lines += &verified(queue, standing, comparison);
     }
     say(&lines)?;
     let mut standings = queues
@@ -76,12 +76,14 @@ async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
     Ok(if failed { Exit::Other } else { Exit::Done })
 }
 
-fn verified(object: &str, standing: &Standing, compared: bool) -> String {
+fn verified(object: &str, standing: &Standing, comparison: Comparison) -> String {
     match standing {
-        Standing::Same if compared => format!("ok    {object}\n"),
-        Standing::Same => {
-            format!("ok    {object} (there; arguments not compared: amqp.declare = false)\n")
-        }
+        Standing::Same => match comparison {
+            Comparison::Arguments => format!("ok    {object}\n"),
+            Comparison::Existence => {
+                format!("ok    {object} (there; arguments not compared: amqp.declare = false)\n")
+            }
+        },
         Standing::Unseen => format!("?     {object}: not visible to this user\n"),
         Standing::Missing => format!("FAIL  {object}: missing; `topology apply` declares it\n"),
         Standing::Differs(err) => format!("FAIL  {err}\n"),

@@ -54,7 +54,7 @@ pub(super) fn usersig(settings: &Settings, args: Args) -> Result<Exit, Failure> 
             let key = im
                 .secret
                 .load()
-                .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+                .map_err(|error| Failure::new(Exit::Config, error))?;
             let identifier = identifier.as_deref().unwrap_or(&im.identifier);
             let lifetime_s = lifetime.as_secs();
             let usersig = sign(
@@ -101,7 +101,7 @@ fn show(settings: &Settings, text: &str, now_s: u64) -> Result<Exit, Failure> {
             let key = im
                 .secret
                 .load()
-                .map_err(|problem| Failure::new(Exit::Config, anyhow!(problem)))?;
+                .map_err(|error| Failure::new(Exit::Config, error))?;
             let genuine = claims.is_signed_with(key.expose_secret());
             let app = claims.sdk_app_id == im.sdk_app_id;
             let not = |good| if good { "" } else { "NOT " };

@@ -8,13 +8,13 @@ use super::reader::Reader;
 use super::retry::Retry;
 use convgroup_domain::text::is_url;
 
-use super::value::{self, NO_NAME, flag, number};
+use super::value::{self, NO_NAME, Problem, flag, number};
 use convgroup_broker::address::BrokerAddress;
 use convgroup_broker::settings::Amqp;
 use convgroup_domain::topology::Topology;
 
 keys! {
-    URL: List<BrokerAddress> = List::of(Key::shown_as("amqp.url", addresses, str::parse), 1..=32);
+    URL: List<BrokerAddress> = List::of(Key::shown_as("amqp.url", addresses, address), 1..=32);
     QUEUE: Key<String> = Key::shown("amqp.queue", name);
     EXCHANGE: Key<String> = Key::shown("amqp.exchange", name);
     PREFETCH: Key<u16> = Key::shown("amqp.prefetch", |text| number(text, 1..=2000));
@@ -47,27 +47,32 @@ fn addresses(text: &Text) -> Vec<String> {
         .unwrap_or_else(|_| vec!["(not an AMQP url)".to_owned()])
 }
 
+/// Reads the address of a node.
+fn address(text: &str) -> Result<BrokerAddress, Problem> {
+    Ok(text.parse()?)
+}
+
 /// Longest queue or exchange name, in bytes. AMQP allows 255; the delay queues append to it.
 const NAME_BYTES_MAX: usize = 200;
 
 /// Reads the name of a queue or an exchange.
-fn name(text: &str) -> Result<String, String> {
+fn name(text: &str) -> Result<String, Problem> {
     match text.len() {
-        0 => Err("is empty; a name is needed".to_owned()),
+        0 => Err("is empty; a name is needed".into()),
         1..=NAME_BYTES_MAX if text.starts_with("amq.") => {
-            Err("starts with `amq.`, which RabbitMQ keeps for itself".to_owned())
+            Err("starts with `amq.`, which RabbitMQ keeps for itself".into())
         }
-        1..=NAME_BYTES_MAX if is_url(text) => Err(NO_NAME.to_owned()),
+        1..=NAME_BYTES_MAX if is_url(text) => Err(NO_NAME.into()),
         1..=NAME_BYTES_MAX => Ok(text.to_owned()),
-        more => Err(format!("has {more} bytes; allowed: {NAME_BYTES_MAX}")),
+        more => Err(format!("has {more} bytes; allowed: {NAME_BYTES_MAX}").into()),
     }
 }
 
 /// Reads a heartbeat. AMQP counts them in whole seconds.
-fn heartbeat(text: &str) -> Result<Duration, String> {
+fn heartbeat(text: &str) -> Result<Duration, Problem> {
     let heartbeat = value::duration(text, Duration::from_secs(1)..=Duration::from_mins(1))?;
     if heartbeat.subsec_nanos() != 0 {
-        return Err("is not a whole number of seconds".to_owned());
+        return Err("is not a whole number of seconds".into());
     }
     Ok(heartbeat)
 }

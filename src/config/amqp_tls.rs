@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use super::key::{Key, keys};
 use super::layers::Text;
 use super::reader::Reader;
-use convgroup_broker::tls::{self, TlsFiles};
+use super::value::Problem;
+use convgroup_broker::tls::{self, TlsError, TlsFiles};
 use convgroup_host::files::is_no_path;
 
 keys! {
@@ -28,11 +29,11 @@ pub(super) fn files(reader: &mut Reader<'_>) -> TlsFiles {
     if let (Some(cert), Some(key)) = (&files.cert_file, &files.key_file)
         && let Err(problem) = tls::belong_together(cert, key)
     {
-        reader.wrong(&KEY_FILE, &problem);
+        reader.wrong(&KEY_FILE, problem);
     }
     match (reader.is_set(&CERT_FILE), reader.is_set(&KEY_FILE)) {
-        (true, false) => reader.wrong(&KEY_FILE, &format!("is missing beside {CERT_FILE}")),
-        (false, true) => reader.wrong(&CERT_FILE, &format!("is missing beside {KEY_FILE}")),
+        (true, false) => reader.wrong(&KEY_FILE, format!("is missing beside {CERT_FILE}")),
+        (false, true) => reader.wrong(&CERT_FILE, format!("is missing beside {KEY_FILE}")),
         _ => {}
     }
     files
@@ -52,12 +53,13 @@ fn path(reader: &mut Reader<'_>, key: &Key<PathBuf>) -> Option<PathBuf> {
 }
 
 /// Reads the path of a file that holds what it should.
-fn file(text: &str, check: fn(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
+fn file(text: &str, check: fn(&Path) -> Result<(), TlsError>) -> Result<PathBuf, Problem> {
     let path = PathBuf::from(text);
     if is_no_path(&path) {
-        return Err("is no file; was its content put here?".to_owned());
+        return Err("is no file; was its content put here?".into());
     }
-    check(&path).map(|()| path)
+    check(&path)?;
+    Ok(path)
 }
 
 /// The paths, without what was put in the place of one.

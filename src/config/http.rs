@@ -6,7 +6,7 @@ use super::reader::Reader;
 
 keys! {
     LISTEN: Key<SocketAddr> = Key::shown("http.listen", |text| {
-        text.parse().map_err(|_| "is not an address like 127.0.0.1:9464".to_owned())
+        text.parse().map_err(|_| "is not an address like 127.0.0.1:9464".into())
     });
 }
 

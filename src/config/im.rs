@@ -18,23 +18,26 @@ keys! {
     REGION: Key<Endpoint> = Key::shown("im.region", |region| {
         Endpoint::from_region(region).ok_or_else(|| {
             let all: Vec<&str> = REGIONS.iter().map(|(name, _)| *name).collect();
-            format!("is no region; allowed: {}", all.join(" "))
+            format!("is no region; allowed: {}", all.join(" ")).into()
         })
     });
-    BASE_URL: Key<Endpoint> = Key::shown_as("im.base_url", addresses, Endpoint::from_base_url);
+    BASE_URL: Key<Endpoint> = Key::shown_as("im.base_url", addresses, |text| {
+        Ok(Endpoint::from_base_url(text)?)
+    });
     SDK_APP_ID: Key<u64> = Key::shown("im.sdk_app_id", |text| number(text, 1..=u64::from(u32::MAX)));
     IDENTIFIER: Key<String> = Key::shown("im.identifier", |text| match text {
-        "" => Err("is empty; the name of an app admin is needed".to_owned()),
-        text if is_url(text) => Err(NO_NAME.to_owned()),
+        "" => Err("is empty; the name of an app admin is needed".into()),
+        text if is_url(text) => Err(NO_NAME.into()),
         text => Ok(text.to_owned()),
     });
     SECRET_KEY: Key<SecretString> = Key::hidden("im.secret_key", |text| match text.trim() {
-        "" => Err("is empty; the secret key of the app is needed".to_owned()),
+        "" => Err("is empty; the secret key of the app is needed".into()),
         key => Ok(SecretString::from(key)),
     });
     SECRET_KEY_FILE: Key<SecretSource> = Key::shown_as("im.secret_key_file", files, |text| {
         let source = SecretSource::File(PathBuf::from(text));
-        source.load().map(|_| source)
+        source.load()?;
+        Ok(source)
     });
     TIMEOUT: Key<Duration> = Key::shown("im.timeout", |text| {
         duration(text, Duration::from_millis(100)..=Duration::from_mins(1))
@@ -64,12 +67,12 @@ fn secret(reader: &mut Reader<'_>) -> SecretSource {
     let source = match (reader.is_set(&SECRET_KEY), reader.is_set(&SECRET_KEY_FILE)) {
         (true, true) => {
             let problem = format!("is set beside {SECRET_KEY}; set only one of them");
-            reader.wrong(&SECRET_KEY_FILE, &problem);
+            reader.wrong(&SECRET_KEY_FILE, problem);
             None
         }
         (false, false) => {
             let problem = format!("is missing; set it, or {SECRET_KEY_FILE}");
-            reader.wrong(&SECRET_KEY, &problem);
+            reader.wrong(&SECRET_KEY, problem);
             None
         }
         (true, false) => reader.optional(&SECRET_KEY).map(SecretSource::Value),

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use secrecy::SecretString;
 
 use super::layers::Text;
+use super::value::Problem;
 
 /// How `config` shows a value.
 #[derive(Clone, Copy)]
@@ -86,14 +87,14 @@ impl Declaration {
 pub(super) struct Key<T> {
     declaration: Declaration,
     /// Reads a text. The error says what is wrong and what is allowed; it never repeats the text.
-    pub(super) parse: fn(&str) -> Result<T, String>,
+    pub(super) parse: fn(&str) -> Result<T, Problem>,
 }
 
 impl Key<SecretString> {
     /// A key whose value is never shown.
     pub(super) const fn hidden(
         name: &'static str,
-        parse: fn(&str) -> Result<SecretString, String>,
+        parse: fn(&str) -> Result<SecretString, Problem>,
     ) -> Self {
         Self {
             declaration: Declaration::new(name, Show::Hidden),
@@ -104,7 +105,7 @@ impl Key<SecretString> {
 
 impl<T> Key<T> {
     /// A key whose value is no secret. A wrong value is not shown.
-    pub(super) const fn shown(name: &'static str, parse: fn(&str) -> Result<T, String>) -> Self {
+    pub(super) const fn shown(name: &'static str, parse: fn(&str) -> Result<T, Problem>) -> Self {
         Self {
             declaration: Declaration::new(name, Show::AsWritten),
             parse,
@@ -115,7 +116,7 @@ impl<T> Key<T> {
     pub(super) const fn shown_as(
         name: &'static str,
         show: fn(&Text) -> Vec<String>,
-        parse: fn(&str) -> Result<T, String>,
+        parse: fn(&str) -> Result<T, Problem>,
     ) -> Self {
         Self {
             declaration: Declaration::new(name, Show::As(show)),
@@ -156,7 +157,7 @@ impl<T> List<T> {
     }
 
     /// Reads one item.
-    pub(super) fn parse(&self, text: &str) -> Result<T, String> {
+    pub(super) fn parse(&self, text: &str) -> Result<T, Problem> {
         (self.item.parse)(text)
     }
 
@@ -176,7 +177,7 @@ impl<T> AsRef<Declaration> for List<T> {
 pub(super) struct Family<T> {
     declaration: Declaration,
     /// Reads a text that is written for the part of the key behind the name of the family.
-    pub(super) parse: fn(&str, &str) -> Result<T, String>,
+    pub(super) parse: fn(&str, &str) -> Result<T, Problem>,
 }
 
 impl<T> Family<T> {
@@ -184,7 +185,7 @@ impl<T> Family<T> {
     pub(super) const fn shown(
         name: &'static str,
         not_below: &'static str,
-        parse: fn(&str, &str) -> Result<T, String>,
+        parse: fn(&str, &str) -> Result<T, Problem>,
     ) -> Self {
         let mut declaration = Declaration::new(name, Show::AsWritten);
         declaration.not_below = Some(not_below);

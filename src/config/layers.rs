@@ -198,10 +198,10 @@ fn scalar(value: &DeValue<'_>) -> String {
 /// One [`Mistake`] for a file that can't be read or is no TOML.
 pub(super) fn from_file(path: &Path) -> Result<Values, Mistake> {
     let name: Arc<str> = path.display().to_string().into();
-    let text = files::text_of(path).map_err(|problem| Mistake {
+    let text = files::text_of(path).map_err(|error| Mistake {
         key: String::new(),
         source: Source::File(Arc::clone(&name)),
-        problem,
+        problem: error.to_string(),
     })?;
     from_toml(&text, |line| Source::Line {
         path: Arc::clone(&name),

@@ -9,7 +9,7 @@ keys! {
     FORMAT: Key<bool> = Key::shown("log.format", |text| match text {
         "json" => Ok(true),
         "text" => Ok(false),
-        _ => Err("is not json or text".to_owned()),
+        _ => Err("is not json or text".into()),
     });
     LEVEL: Key<Level> = Key::shown("log.level", |text| match text {
         "error" => Ok(Level::ERROR),
@@ -17,7 +17,7 @@ keys! {
         "info" => Ok(Level::INFO),
         "debug" => Ok(Level::DEBUG),
         "trace" => Ok(Level::TRACE),
-        _ => Err("is not one of error warn info debug trace".to_owned()),
+        _ => Err("is not one of error warn info debug trace".into()),
     });
     REVEAL_IDS: Key<bool> = Key::shown("log.reveal_ids", flag);
 }

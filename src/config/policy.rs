@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use super::key::{Family, keys};
 use super::reader::Reader;
+use super::value::Problem;
 use convgroup_domain::code::{Class, CodeTable, PANIC};
 
 keys! {
@@ -20,15 +21,15 @@ pub(super) fn codes(reader: &mut Reader<'_>) -> CodeTable {
 
 /// Reads the class for a code. Only the class of a failure can be changed, and never into `deleted`: a deletion that nobody saw
 /// must not be counted as one.
-fn class_of(code: &str, text: &str) -> Result<Class, String> {
+fn class_of(code: &str, text: &str) -> Result<Class, Problem> {
     static SHIPPED: LazyLock<CodeTable> = LazyLock::new(|| CodeTable::new(&BTreeMap::new()));
     match SHIPPED.spelling(code) {
         Some(spelling) if spelling == code => {}
-        Some(spelling) => return Err(format!("is no code; write it as {spelling}")),
-        None => return Err(NO_CODE.to_owned()),
+        Some(spelling) => return Err(format!("is no code; write it as {spelling}").into()),
+        None => return Err(NO_CODE.into()),
     }
     if code == "0" || code == PANIC {
-        return Err("can't be overridden".to_owned());
+        return Err("can't be overridden".into());
     }
     let allowed = || {
         Class::ALL
@@ -38,6 +39,6 @@ fn class_of(code: &str, text: &str) -> Result<Class, String> {
     let named = allowed().find(|class| class.label() == text);
     named.ok_or_else(|| {
         let labels: Vec<_> = allowed().map(Class::label).collect();
-        format!("is not one of {}", labels.join(" "))
+        format!("is not one of {}", labels.join(" ")).into()
     })
 }

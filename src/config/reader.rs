@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use super::key::{Declaration, Family, Key, List};
 use super::layers::{ConfigError, Mistake, Source, Text, Values};
+use super::value::Problem;
 use convgroup_domain::text;
 
 /// Reads checked values out of merged layers. Where a value is wrong the mistake is kept and a placeholder returned;
@@ -42,11 +43,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Records a mistake about a key.
-    pub(super) fn wrong(&mut self, key: &impl AsRef<Declaration>, problem: &str) {
-        self.record(key.as_ref().name, problem);
+    pub(super) fn wrong(&mut self, key: &impl AsRef<Declaration>, problem: impl Into<Problem>) {
+        self.record(key.as_ref().name, problem.into());
     }
 
-    fn record(&mut self, key: &str, problem: &str) {
+    fn record(&mut self, key: &str, problem: Problem) {
         let source = self
             .values
             .get(key)
@@ -54,17 +55,21 @@ impl<'a> Reader<'a> {
         self.mistakes.push(Mistake {
             key: key.to_owned(),
             source,
-            problem: problem.to_owned(),
+            problem: problem.into_text(),
         });
     }
 
-    fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    fn parsed<T>(
+        &mut self,
+        key: &str,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
         let result = match self.values.get(key) {
-            None => Err("is missing".to_owned()),
-            Some((Text::Many(_), _)) => Err("is a list; one value is needed".to_owned()),
-            Some((Text::One(text), _)) => text::clean(text).and_then(parse),
+            None => Err("is missing".into()),
+            Some((Text::Many(_), _)) => Err("is a list; one value is needed".into()),
+            Some((Text::One(text), _)) => text::clean(text).map_err(Problem::from).and_then(parse),
         };
-        result.map_err(|problem| self.record(key, &problem)).ok()
+        result.map_err(|problem| self.record(key, problem)).ok()
     }
 
     /// A value, or `None` with the mistake recorded. A key that is not set is a mistake.
@@ -88,15 +93,19 @@ impl<'a> Reader<'a> {
             let (from, to) = (key.count.start(), key.count.end());
             self.wrong(
                 key,
-                &format!("has {} items; allowed: {from} to {to}", texts.len()),
+                format!("has {} items; allowed: {from} to {to}", texts.len()),
             );
         }
         let mut items = Vec::new();
         for (index, text) in texts.iter().enumerate() {
-            match text::clean(text).and_then(|text| key.parse(text)) {
+            let clean = text::clean(text).map_err(Problem::from);
+            match clean.and_then(|text| key.parse(text)) {
                 Ok(item) => items.push(item),
-                Err(problem) if texts.len() == 1 => self.wrong(key, &problem),
-                Err(problem) => self.wrong(key, &format!("item {}: {problem}", index + 1)),
+                Err(problem) if texts.len() == 1 => self.wrong(key, problem),
+                Err(problem) => {
+                    let item = index + 1;
+                    self.wrong(key, format!("item {item}: {}", problem.into_text()));
+                }
             }
         }
         items

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::key::{Key, List, keys};
 use super::reader::Reader;
-use super::value::{duration, number};
+use super::value::{Problem, duration, number};
 use convgroup_domain::attempt::FAILURES_MAX;
 use convgroup_domain::topology::delay_label;
 
@@ -16,7 +16,7 @@ keys! {
     });
 }
 
-fn tier(text: &str) -> Result<Duration, String> {
+fn tier(text: &str) -> Result<Duration, Problem> {
     duration(text, Duration::from_millis(100)..=Duration::from_hours(168))
 }
 

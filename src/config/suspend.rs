@@ -3,19 +3,19 @@ use std::time::Duration;
 
 use super::key::{Key, keys};
 use super::reader::Reader;
-use super::value::{duration, number};
+use super::value::{Problem, duration, number};
 
 keys! {
     WINDOW: Key<usize> = Key::shown("suspend.window", |text| number(text, 1..=10_000));
     FAILURE_RATIO: Key<f64> = Key::shown("suspend.failure_ratio", |text| {
         let ratio = text.parse().ok().filter(|ratio| (0.1..=1.0).contains(ratio));
-        ratio.ok_or_else(|| "is not a number from 0.1 to 1".to_owned())
+        ratio.ok_or_else(|| "is not a number from 0.1 to 1".into())
     });
     PROBE_MIN: Key<Duration> = Key::shown("suspend.probe_min", pause);
     PROBE_MAX: Key<Duration> = Key::shown("suspend.probe_max", pause);
 }
 
-fn pause(text: &str) -> Result<Duration, String> {
+fn pause(text: &str) -> Result<Duration, Problem> {
     duration(text, Duration::from_millis(100)..=Duration::from_hours(1))
 }
 
@@ -41,7 +41,7 @@ impl Suspend {
             probe_max: reader.value(&PROBE_MAX),
         };
         if suspend.probe_min > suspend.probe_max {
-            reader.wrong(&PROBE_MIN, &format!("is longer than {PROBE_MAX}"));
+            reader.wrong(&PROBE_MIN, format!("is longer than {PROBE_MAX}"));
         }
         suspend
     }

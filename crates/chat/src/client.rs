@@ -10,17 +10,18 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Client, Response, StatusCode, redirect};
 use rustls::ClientConfig;
 use serde::Serialize;
+use thiserror::Error as ThisError;
 use url::Url;
 
 use super::answer::{self, Answer};
 use super::connects::{Connects, Hears};
 use super::endpoint::Endpoint;
-use super::proxy::Proxy;
+use super::proxy::{Proxy, ProxyError};
 use super::signer::{Signer, UserSig};
 use crate::settings::Im;
 use convgroup_domain::reply::Reply;
 use convgroup_host::limits::{Limit, limit_in_panic};
-use convgroup_host::trust::{self, Peer};
+use convgroup_host::trust::{self, NobodyTrusted, Peer};
 
 const PATH: &str = "/v4/recentcontact/del_contact_group";
 /// How long an idle connection is kept (contract): shorter than what middle boxes and the API's front end grant.
@@ -54,6 +55,28 @@ pub struct Call {
     pub usersig: UserSig,
 }
 
+/// Why no call can be made.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+pub enum SetupError {
+    /// The address of the API is no URL.
+    #[error("the API's address is no url: {0}")]
+    Url(url::ParseError),
+    /// The environment names a proxy by something that is none.
+    #[error("{0}")]
+    Proxy(ProxyError),
+    /// TLS is spoken, and this machine trusts no CA.
+    #[error("{route} is called over TLS, and {error}")]
+    NobodyTrusted {
+        /// Scheme, host and port of the API, and the proxy.
+        route: String,
+        /// What is missing.
+        error: NobodyTrusted,
+    },
+    /// The HTTP library refuses the settings, in its words.
+    #[error("the HTTP client can't be set up: {0}")]
+    Http(String),
+}
+
 /// Calls the API. Cheap to share by reference; holds the connection pool.
 #[derive(Debug)]
 pub struct ChatClient {
@@ -79,7 +102,7 @@ impl Route {
     ///
     /// # Errors
     /// It names a proxy by something that is no address of one.
-    fn to(endpoint: &Endpoint, url: &Url) -> Result<Self, String> {
+    fn to(endpoint: &Endpoint, url: &Url) -> Result<Self, ProxyError> {
         let variable =
             |name: &str| std::env::var_os(name).map(|it| it.to_string_lossy().into_owned());
         Ok(Self {
@@ -97,11 +120,14 @@ impl Route {
     ///
     /// # Errors
     /// This machine trusts nobody.
-    fn tls(&self) -> Result<ClientConfig, String> {
+    fn tls(&self) -> Result<ClientConfig, SetupError> {
         let mut tls = if self.is_secure() {
             let trusting = trust::trusting(Vec::new());
             trusting
-                .map_err(|problem| format!("{self} is called over TLS, and {problem}"))?
+                .map_err(|error| SetupError::NobodyTrusted {
+                    route: self.to_string(),
+                    error,
+                })?
                 .with_no_client_auth()
         } else {
             trust::unused()
@@ -140,10 +166,10 @@ impl ChatClient {
         signer: Signer,
         connections_max: usize,
         hears: &Hears,
-    ) -> Result<Self, String> {
-        let mut url = Url::parse(&format!("{}{PATH}", im.endpoint.as_str()))
-            .map_err(|err| format!("the API's address is no url: {err}"))?;
-        let route = Route::to(&im.endpoint, &url)?;
+    ) -> Result<Self, SetupError> {
+        let mut url =
+            Url::parse(&format!("{}{PATH}", im.endpoint.as_str())).map_err(SetupError::Url)?;
+        let route = Route::to(&im.endpoint, &url).map_err(SetupError::Proxy)?;
         if let Some(proxy) = &route.proxy {
             tracing::info!(im.proxy = %proxy, "calls to the API go through a proxy");
         }
@@ -152,7 +178,7 @@ impl ChatClient {
             // What the library would take from the environment is taken here, and checked.
             let mut client = Client::builder().no_proxy();
             if let Some(proxy) = &route.proxy {
-                client = client.proxy(proxy.rule()?);
+                client = client.proxy(proxy.rule().map_err(SetupError::Proxy)?);
             }
             client
                 .tls_backend_preconfigured(tls.clone())
@@ -166,7 +192,7 @@ impl ChatClient {
                 .http1_only()
                 .connector_layer(Connects(Arc::clone(hears)))
                 .build()
-                .map_err(|err| format!("the HTTP client can't be set up: {}", err.without_url()))
+                .map_err(|err| SetupError::Http(err.without_url().to_string()))
         };
         url.query_pairs_mut()
             .append_pair("sdkappid", &im.sdk_app_id.to_string())

@@ -1,4 +1,5 @@
 //! Where the Chat API is.
+use thiserror::Error;
 use url::Url;
 
 use convgroup_domain::text::is_unseen;
@@ -13,6 +14,25 @@ pub const REGIONS: [(&str, &str); 7] = [
     ("silicon_valley", "adminapiusa.im.qcloud.com"),
     ("jakarta", "adminapiidn.im.qcloud.com"),
 ];
+
+const WANTED: &str = "wanted: https://HOST or http://HOST:PORT";
+
+/// Why a text is no address of the API. It does not repeat the text, which may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum EndpointError {
+    /// It could be read in two ways, or holds a password.
+    #[error("holds credentials, white space or a `\\`; {WANTED}")]
+    Ambiguous,
+    /// It is no URL.
+    #[error("is not a url ({0}); {WANTED}")]
+    NoUrl(url::ParseError),
+    /// It is a URL of another scheme, or names no host.
+    #[error("is not an http address; {WANTED}")]
+    NoHttp,
+    /// It has a part behind the path.
+    #[error("holds a query or a fragment; {WANTED}")]
+    QueryOrFragment,
+}
 
 /// Scheme, host and port, without a slash at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,24 +50,21 @@ impl Endpoint {
     ///
     /// # Errors
     /// What is wrong with the text, and what is wanted.
-    pub fn from_base_url(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "wanted: https://HOST or http://HOST:PORT";
+    pub fn from_base_url(text: &str) -> Result<Self, EndpointError> {
         // What could be read in two ways holds a password: https://user:12/rest@host.
         if text.contains(['@', '\\'])
             || text
                 .chars()
                 .any(|char| char.is_whitespace() || is_unseen(char))
         {
-            return Err(format!(
-                "holds credentials, white space or a `\\`; {WANTED}"
-            ));
+            return Err(EndpointError::Ambiguous);
         }
-        let url = Url::parse(text).map_err(|err| format!("is not a url ({err}); {WANTED}"))?;
+        let url = Url::parse(text).map_err(EndpointError::NoUrl)?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(format!("is not an http address; {WANTED}"));
+            return Err(EndpointError::NoHttp);
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(format!("holds a query or a fragment; {WANTED}"));
+            return Err(EndpointError::QueryOrFragment);
         }
         Ok(Self(url.as_str().trim_end_matches('/').to_owned()))
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
 use url::Url;
 
 /// Looked up for an API at `https://`, in this order; for `http://` it is [`FOR_HTTP`]. [`FOR_ALL`] comes last.
@@ -12,6 +13,29 @@ const FOR_HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
 const FOR_ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
 /// Hosts that are called directly.
 const FOR_NONE: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
+/// A variable of the environment names no proxy that can be used. What it holds is not repeated: it may be a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "environment {variable}: {why}; wanted: http://HOST:PORT or https://HOST:PORT, or nothing at all"
+)]
+pub struct ProxyError {
+    /// The variable.
+    pub variable: &'static str,
+    /// What is wrong with it.
+    pub why: NoProxy,
+}
+
+/// Why a text names no proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NoProxy {
+    /// It is no address, or one that the HTTP client would ignore.
+    #[error("is no address of a proxy")]
+    NoAddress,
+    /// It is the address of a proxy that speaks SOCKS.
+    #[error("names a SOCKS proxy, which this program can't use")]
+    Socks,
+}
 
 /// A proxy. Its credentials are never shown.
 #[derive(Clone)]
@@ -33,7 +57,7 @@ impl Proxy {
     pub fn for_endpoint(
         endpoint: &Url,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<Self>, String> {
+    ) -> Result<Option<Self>, ProxyError> {
         let first = |names: [&'static str; 2]| {
             let set = names
                 .into_iter()
@@ -55,30 +79,26 @@ impl Proxy {
         Self::parse(name, &value, endpoint).map(Some)
     }
 
-    fn parse(variable: &'static str, value: &str, endpoint: &Url) -> Result<Self, String> {
-        let wrong = |why: &str| {
-            format!(
-                "environment {variable}: {why}; wanted: http://HOST:PORT or https://HOST:PORT, or nothing at all"
-            )
-        };
+    fn parse(variable: &'static str, value: &str, endpoint: &Url) -> Result<Self, ProxyError> {
+        let wrong = |why| ProxyError { variable, why };
         let text = if value.contains("://") {
             value.to_owned()
         } else {
             format!("http://{value}")
         };
-        let url = Url::parse(&text).map_err(|_| wrong("is no address of a proxy"))?;
+        let url = Url::parse(&text).map_err(|_| wrong(NoProxy::NoAddress))?;
         if url.scheme().starts_with("socks") {
-            return Err(wrong("names a SOCKS proxy, which this program can't use"));
+            return Err(wrong(NoProxy::Socks));
         }
         let host = url
             .host_str()
             .filter(|_| matches!(url.scheme(), "http" | "https"));
         let (Some(host), Some(port)) = (host, url.port_or_known_default()) else {
-            return Err(wrong("is no address of a proxy"));
+            return Err(wrong(NoProxy::NoAddress));
         };
         // What the client can't read it ignores.
         if !is_used(url.as_str(), "", endpoint) {
-            return Err(wrong("is no address of a proxy"));
+            return Err(wrong(NoProxy::NoAddress));
         }
         Ok(Self {
             address: format!("{host}:{port}"),
@@ -89,10 +109,12 @@ impl Proxy {
     }
 
     /// The same for reqwest.
-    pub(super) fn rule(&self) -> Result<reqwest::Proxy, String> {
+    pub(super) fn rule(&self) -> Result<reqwest::Proxy, ProxyError> {
         // Its error would print the URL.
-        reqwest::Proxy::all(self.url.expose_secret())
-            .map_err(|_| format!("environment {}: is no address of a proxy", self.variable))
+        reqwest::Proxy::all(self.url.expose_secret()).map_err(|_| ProxyError {
+            variable: self.variable,
+            why: NoProxy::NoAddress,
+        })
     }
 }
 
@@ -122,7 +144,7 @@ mod tests {
     use super::*;
 
     /// What is chosen for an endpoint in an environment, as it is shown.
-    fn chosen(endpoint: &str, environment: &[(&str, &str)]) -> Result<Option<String>, String> {
+    fn chosen(endpoint: &str, environment: &[(&str, &str)]) -> Result<Option<String>, ProxyError> {
         let endpoint = Url::parse(endpoint).unwrap();
         let variable = |name: &str| {
             let set = environment.iter().find(|(key, _)| *key == name);
@@ -209,7 +231,9 @@ mod tests {
             "socks5://u:hunter2@p:1080",
             "u:hunter2@p q",
         ] {
-            let error = chosen("https://host", &[("HTTPS_PROXY", value)]).unwrap_err();
+            let error = chosen("https://host", &[("HTTPS_PROXY", value)])
+                .unwrap_err()
+                .to_string();
             assert!(error.starts_with("environment HTTPS_PROXY: "), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -2,7 +2,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use convgroup_host::trust;
+use convgroup_host::trust::{self, NobodyTrusted};
 use reqwest::{Client, StatusCode, Url};
 use thiserror::Error;
 
@@ -26,7 +26,7 @@ pub enum AskError {
     Url(String),
     /// This machine trusts nobody, and the address wants TLS.
     #[error("{0}")]
-    Trust(String),
+    Trust(NobodyTrusted),
     /// Nobody answered.
     #[error("{0}")]
     Unreachable(String),

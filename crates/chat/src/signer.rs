@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::usersig;
-use crate::settings::{Im, SecretSource};
+use crate::settings::{Im, SecretError, SecretSource};
 use convgroup_host::clock::unix_s;
 use convgroup_host::limits::explained;
 
@@ -53,8 +53,8 @@ impl Signer {
     /// Reads the key and signs for the first time.
     ///
     /// # Errors
-    /// A key file that can't be read; the text never holds the key.
-    pub fn new(im: &Im, on_signed: OnSigned) -> Result<Self, String> {
+    /// The key can't be read.
+    pub fn new(im: &Im, on_signed: OnSigned) -> Result<Self, SecretError> {
         let key = im.secret.load()?;
         let signer = Self {
             sdk_app_id: im.sdk_app_id,
@@ -92,7 +92,7 @@ impl Signer {
             Ok(key) => signed.key = key,
             Err(problem) => {
                 tracing::warn!(
-                    problem = explained(problem),
+                    problem = explained(problem.to_string()),
                     "the secret key can't be read again; signing with the one in use"
                 );
             }

@@ -30,6 +30,14 @@ pub(super) struct Plan {
     pub(super) ignore_delays: bool,
 }
 
+/// What comes after a batch.
+enum Next {
+    /// A batch of so many letters.
+    Batch(usize),
+    /// Nothing more.
+    End(End),
+}
+
 /// How a redrive ended.
 enum End {
     All,
@@ -141,8 +149,8 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
             ));
         }
         match next {
-            Ok(next) => batch = next,
-            Err(end) => break end,
+            Next::Batch(next) => batch = next,
+            Next::End(end) => break end,
         }
     };
     bar.finish_and_clear();
@@ -193,12 +201,12 @@ impl Watch<'_> {
     }
 
     /// Waits until a batch is worked off and says how large the next one is, or why to stop.
-    async fn look(&mut self, batch: usize) -> Result<Result<usize, End>, BrokerError> {
+    async fn look(&mut self, batch: usize) -> Result<Next, BrokerError> {
         let before = self.back;
         let mut least = (u32::MAX, Instant::now());
         loop {
             if !self.collect(LOOK).await? {
-                return Ok(Err(End::Interrupted));
+                return Ok(Next::End(End::Interrupted));
             }
             let main = self.letters.main().await?;
             self.delays().await?;
@@ -208,20 +216,20 @@ impl Watch<'_> {
             if main.ready < least.0 {
                 least = (main.ready, Instant::now());
             } else if least.1.elapsed() > STUCK_MAX {
-                return Ok(Err(match main.consumers {
+                return Ok(Next::End(match main.consumers {
                     0 => End::NobodyConsumes,
                     _ => End::Stuck(main.ready),
                 }));
             }
         }
         if !self.collect(self.plan.settle).await? {
-            return Ok(Err(End::Interrupted));
+            return Ok(Next::End(End::Interrupted));
         }
         let (dead, delayed) = (self.back - before, self.delays().await?);
         Ok(match next_batch(batch, dead + delayed as usize) {
-            NextBatch::Go(next) => Ok(next),
-            NextBatch::Stop if dead > 0 => Err(End::CameBack),
-            NextBatch::Stop => Err(End::Delayed(delayed)),
+            NextBatch::Go(next) => Next::Batch(next),
+            NextBatch::Stop if dead > 0 => Next::End(End::CameBack),
+            NextBatch::Stop => Next::End(End::Delayed(delayed)),
         })
     }
 
