@@ -3,8 +3,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What is wrong with a value, and what is allowed, in words that follow the key. They never repeat the value. It is made of text,
-/// or of an error of the room that reads such values.
+/// What is wrong with a value, and what is allowed, in words that follow the key. They never repeat the value. It is made from a
+/// text, or from the error of whatever reads the value, such as an address.
 pub(super) struct Problem(String);
 
 impl<E: fmt::Display> From<E> for Problem {

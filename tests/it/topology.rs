@@ -373,6 +373,28 @@ async fn a_limit_of_connections_or_channels_fails_the_check_as_it_fails_the_daem
     }
 }
 
+/// RabbitMQ answers a limit of queues by the code (406) that it also has for arguments that it refuses: only the latter is a yes to
+/// the question whether a queue may be declared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_queues_fails_the_check_with_what_clears_it() {
+    let node = shared_node().await;
+    let vhost = unique("few-queues");
+    let world = World::at(&node.vhost(&vhost).await).await;
+    node.ctl(&["set_vhost_limits", "-p", &vhost, r#"{"max-queues": 1}"#])
+        .await;
+    let (code, output) = world.tool(&["topology", "apply"]).await;
+    assert_eq!(code, 1, "one queue is not enough: {output}");
+    assert!(output.contains("vhost queue limit (1)"), "{output}");
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 1, "{output}");
+    let told = output.lines().find(|line| line.starts_with("FAIL  queues"));
+    let told = told.unwrap_or_else(|| panic!("{output}"));
+    assert!(told.contains("vhost queue limit (1)"), "{output}");
+    do_as_told(told).await;
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 0, "{output}");
+}
+
 /// Nothing is there yet, and the user may not make it: the check says what the daemon would meet, and makes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_asks_for_the_right_to_declare_and_declares_nothing() {

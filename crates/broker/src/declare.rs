@@ -76,7 +76,7 @@ impl TopologyConnection {
 /// Declares everything; what exists already and is the same stays as it is.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] names the object, the argument that differs and what to do.
+/// [`BrokerError::Topology`] names the object and what differs, [`BrokerError::Denied`] the right that is missing.
 pub(crate) async fn declare(
     connection: &Connection,
     topology: &Topology,
@@ -105,7 +105,7 @@ pub(crate) async fn declare(
 /// Verifies that the queues exist; their arguments can't be seen this way.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] names the first that is missing and what to do.
+/// [`BrokerError::Topology`] names the first that is missing, [`BrokerError::Denied`] the first that may not be looked at.
 pub(crate) async fn verify(
     connection: &Connection,
     topology: &Topology,

@@ -137,9 +137,9 @@ impl Reply {
 
     /// What it means.
     ///
-    /// The code says it, but for two: RabbitMQ has 406 for arguments that differ, for arguments that it can't read and for a limit of
-    /// queues, and 530 for the other limits and for a vhost that does not exist. Nothing but its words tells these apart. No other
-    /// place reads them.
+    /// The code alone says it, but for two. RabbitMQ has 406 for arguments that differ, for arguments that it can't use and for a
+    /// limit of queues; it has 530 for the other limits, and for a vhost that does not exist. Only its words tell these apart (those
+    /// here are of 3.10.8, and the tests run them). No other place of this program reads them.
     pub(crate) fn meaning(&self) -> Meaning<'_> {
         let says = |words: &str| self.text.contains(words);
         match self.code {
