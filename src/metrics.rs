@@ -10,6 +10,7 @@ use prometheus::{
 
 use convgroup_broker::connect::Role;
 use convgroup_broker::events::BrokerEvent;
+use convgroup_broker::settle::Op;
 use convgroup_domain::code::{Class, CodeTable};
 use convgroup_domain::decide::{DEAD_LETTER_KINDS, Outcome};
 use convgroup_domain::gate::{Health, Reason};
@@ -21,8 +22,6 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 const STATES: [&str; 4] = ["consuming", "suspended", "draining", "disconnected"];
 /// The two connections of a session, as the label of `convgroup_amqp_connected`.
 const ROLES: [Role; 2] = [Role::Consume, Role::Publish];
-/// Steps of settling that can fail, as the label of `convgroup_settle_failures_total`.
-const SETTLE_OPS: [&str; 3] = ["ack", "nack", "publish"];
 /// Groups of queues, as the label of `convgroup_queue_messages`.
 const QUEUES: [&str; 3] = ["main", "retry", "dead"];
 
@@ -188,7 +187,7 @@ impl Metrics {
         let counters = [
             (&metrics.probes_total, &Health::LABELS[..]),
             (&metrics.suspensions_total, &Reason::LABELS[..]),
-            (&metrics.settle_failures_total, &SETTLE_OPS[..]),
+            (&metrics.settle_failures_total, &Op::ALL.map(Op::label)[..]),
         ];
         for (counter, labels) in counters {
             for label in labels {

@@ -16,14 +16,14 @@ use crate::telemetry::Ids;
 use convgroup_broker::delivery::{Delivery, Message, Receipt};
 use convgroup_broker::life::Life;
 use convgroup_broker::session::Session;
-use convgroup_broker::settle::{SettleError, settle};
+use convgroup_broker::settle::{Op, SettleError, settle};
 use convgroup_chat::client::ChatClient;
 use convgroup_domain::attempt::Attempt;
 use convgroup_domain::code::CodeTable;
-use convgroup_domain::decide::{Decision, Limits, NameEnd, decide, decide_malformed};
+use convgroup_domain::decide::{Decided, Limits, NameEnd, decide, decide_malformed};
 use convgroup_domain::message::{DeleteGroups, Malformed, decode_declared};
 use convgroup_domain::topology::Topology;
-use convgroup_host::clock::{unix_ms, unix_seconds};
+use convgroup_host::clock::Clock;
 use convgroup_host::failpoint;
 use convgroup_host::intervals::Intervals;
 
@@ -55,12 +55,12 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
 }
 
-/// A message, judged: its command as far as it could be read, how its names ended, and what is to be done with it.
+/// A message, judged: its command as far as it could be read, the history it came with, and what is to be done with it.
 #[derive(Debug)]
 struct Judged {
     event: Result<DeleteGroups, Malformed>,
-    ends: Vec<NameEnd>,
-    decision: Decision,
+    attempt: Attempt,
+    decided: Decided,
 }
 
 /// Reads the event, where its message could be read at all.
@@ -91,21 +91,23 @@ impl Worker {
     /// Takes one delivery to its end. Whatever happens in between, the delivery is settled or, where the session is over, comes
     /// back by itself.
     pub async fn work_on(self: Arc<Self>, delivery: Delivery, session: Arc<Session>) {
-        let _in_hand = self.received(&delivery.message);
-        let judged = self.judge(&delivery.message, session.life()).await;
-        self.finish(delivery, judged, &session).await;
+        let clock = Clock::start();
+        let _in_hand = self.received(&delivery.message, &clock);
+        let judged = self.judge(&delivery.message, &clock, session.life()).await;
+        self.finish(delivery, judged, &clock, &session).await;
     }
 
     /// Hands back a delivery on which no work was begun.
     pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
-        let _in_hand = self.received(&delivery.message);
-        let event = read(&delivery.message);
+        let clock = Clock::start();
+        let _in_hand = self.received(&delivery.message, &clock);
+        let attempt = delivery.message.attempt(clock.start_ms());
         let judged = Judged {
-            event,
-            ends: Vec::new(),
-            decision: Decision::HandBack,
+            event: read(&delivery.message),
+            attempt,
+            decided: Decided::hand_back(attempt),
         };
-        self.finish(delivery, judged, session).await;
+        self.finish(delivery, judged, &clock, session).await;
     }
 
     /// Takes note of how a task of [`Self::work_on`] ended. One that panicked outside the calls left its message unsettled:
@@ -117,7 +119,7 @@ impl Worker {
         }
     }
 
-    fn received(&self, message: &Message) -> InHand<'_> {
+    fn received(&self, message: &Message, clock: &Clock) -> InHand<'_> {
         let redelivered = if message.redelivered { "true" } else { "false" };
         self.metrics
             .messages_received_total
@@ -125,26 +127,26 @@ impl Worker {
             .inc();
         self.metrics
             .last_delivery_timestamp_seconds
-            .set(unix_seconds());
+            .set(clock.start_seconds());
         InHand::new(&self.metrics)
     }
 
-    async fn judge(&self, message: &Message, life: &Life) -> Judged {
-        let attempt = message.attempt(unix_ms());
+    async fn judge(&self, message: &Message, clock: &Clock, life: &Life) -> Judged {
+        let attempt = message.attempt(clock.start_ms());
         let event = match read(message) {
             Ok(event) => event,
             Err(malformed) => {
-                let decision = decide_malformed(&malformed, attempt);
+                let decided = decide_malformed(&malformed, attempt);
                 return Judged {
                     event: Err(malformed),
-                    ends: Vec::new(),
-                    decision,
+                    attempt,
+                    decided,
                 };
             }
         };
         // A panic is this program's fault, but the message must not be stuck with it: it counts as a failure, so that it ends
         // in the dead letters after a bounded number of tries, and its neighbours are unharmed.
-        let names = AssertUnwindSafe(self.delete_all(&event, life))
+        let names = AssertUnwindSafe(self.delete_all(&event, clock, life))
             .catch_unwind()
             .await;
         let ends = names.unwrap_or_else(|_| {
@@ -156,24 +158,23 @@ impl Worker {
             tiers: self.topology.tiers.len(),
         };
         let ends = self.excused(ends, attempt, limits, life).await;
-        let decision = decide(event.groups(), &ends, attempt, limits);
+        let decided = decide(&event, &ends, attempt, limits);
         Judged {
             event: Ok(event),
-            ends,
-            decision,
+            attempt,
+            decided,
         }
     }
 
     /// Deletes the names one after the other. The first that is interrupted ends the row, and so does [`IN_HAND_MAX`].
-    async fn delete_all(&self, event: &DeleteGroups, life: &Life) -> Vec<NameEnd> {
-        let began = Instant::now();
+    async fn delete_all(&self, event: &DeleteGroups, clock: &Clock, life: &Life) -> Vec<NameEnd> {
         let in_hand_max = failpoint::shortened(IN_HAND_MAX);
         let mut ends = Vec::with_capacity(event.groups().len());
         for group in event.groups() {
             let end = match ends.last() {
                 Some(NameEnd::Interrupted) => NameEnd::Interrupted,
-                Some(_) if began.elapsed() >= in_hand_max => NameEnd::Interrupted,
-                _ => self.delete_one(event.user(), group, life).await,
+                Some(_) if clock.elapsed() >= in_hand_max => NameEnd::Interrupted,
+                _ => self.delete_one(event.user(), group, clock, life).await,
             };
             ends.push(end);
         }
@@ -206,7 +207,13 @@ impl Worker {
         ends
     }
 
-    async fn finish(&self, delivery: Delivery, mut judged: Judged, session: &Session) {
+    async fn finish(
+        &self,
+        delivery: Delivery,
+        mut judged: Judged,
+        clock: &Clock,
+        session: &Session,
+    ) {
         let Delivery { message, receipt } = delivery;
         if !session.life().is_on() {
             tracing::debug!(
@@ -215,16 +222,17 @@ impl Worker {
             );
             return;
         }
-        match self.settle(&message, receipt, &mut judged, session).await {
+        let settled = self.settle(&message, receipt, &mut judged, clock, session);
+        match settled.await {
             Ok(()) => {
                 session.life().prove();
-                self.settled(&message, &judged);
+                self.settled(&message, &judged, clock);
             }
             Err(err) => {
                 self.count_failure(err.op);
                 tracing::warn!(
                     message.id = message.id(),
-                    op = err.op,
+                    op = err.op.label(),
                     error = %err.cause,
                     "could not settle a message: it comes back by itself, what was deleted is then already gone"
                 );
@@ -239,6 +247,7 @@ impl Worker {
         message: &Message,
         mut receipt: Receipt,
         judged: &mut Judged,
+        clock: &Clock,
         session: &Session,
     ) -> Result<(), SettleError> {
         let (mut confirmed, mut held_since) = (None, None);
@@ -247,17 +256,18 @@ impl Worker {
             let settled = settle(
                 message,
                 receipt,
-                &judged.decision,
+                &judged.decided.decision,
                 confirmed,
                 &self.topology,
                 &session.publisher,
-                unix_ms(),
+                // A copy that was held says when it is offered, not when the message was judged.
+                clock.now_ms(),
             );
             let Some(held) = settled.await? else {
                 return Ok(());
             };
             (receipt, confirmed) = (held.receipt, Some(held.confirmed));
-            self.count_failure("publish");
+            self.count_failure(Op::Publish);
             let since = *held_since.get_or_insert_with(|| {
                 tracing::error!(
                     message.id = message.id(),
@@ -270,15 +280,15 @@ impl Worker {
             if since.elapsed() >= failpoint::shortened(HELD_MAX)
                 || !self.wait_held(pauses.next_pause(), session.life()).await
             {
-                judged.decision = Decision::HandBack;
+                judged.decided = Decided::hand_back(judged.attempt);
             }
         }
     }
 
-    fn count_failure(&self, op: &str) {
+    fn count_failure(&self, op: Op) {
         self.metrics
             .settle_failures_total
-            .with_label_values(&[op])
+            .with_label_values(&[op.label()])
             .inc();
     }
 

@@ -9,14 +9,20 @@ use convgroup_domain::code::{Class, Verdict};
 use convgroup_domain::decide::NameEnd;
 use convgroup_domain::reply::Reply;
 use convgroup_domain::retry::{Step, Tries, is_called_again, next_step};
-use convgroup_host::clock::unix_seconds;
+use convgroup_host::clock::Clock;
 use convgroup_host::failpoint::{self, Point};
 use convgroup_host::intervals::Intervals;
 
 impl Worker {
     /// Calls until the name is deleted, gone, rejected, has failed for this delivery, or is interrupted. The number of calls is
     /// bounded whatever the API answers (see [`convgroup_domain::retry`]).
-    pub(super) async fn delete_one(&self, user: &str, group: &str, life: &Life) -> NameEnd {
+    pub(super) async fn delete_one(
+        &self,
+        user: &str,
+        group: &str,
+        clock: &Clock,
+        life: &Life,
+    ) -> NameEnd {
         let mut tries = Tries::default();
         let mut pauses = Intervals::quick_retry();
         let mut connection = Connection::Pooled;
@@ -34,7 +40,7 @@ impl Worker {
             failpoint::reach(Point::AfterCall);
             let reset = call.reply == Reply::Reset;
             let (usersig, called) = (call.usersig.clone(), call.started);
-            let verdict = self.judged(call, life).await;
+            let verdict = self.judged(call, clock, life).await;
             let step = next_step(verdict.class(), reset, tries, self.retry.quick_attempts);
             tries = tries.after(step);
             connection = Connection::Pooled;
@@ -60,7 +66,7 @@ impl Worker {
         }
     }
 
-    async fn judged(&self, call: Call, life: &Life) -> Verdict {
+    async fn judged(&self, call: Call, clock: &Clock, life: &Life) -> Verdict {
         let called = call.started;
         let verdict = self.codes.classify(call.reply);
         let class = verdict.class();
@@ -75,7 +81,7 @@ impl Worker {
         if matches!(class, Class::Deleted | Class::Gone) {
             self.metrics
                 .last_success_timestamp_seconds
-                .set(unix_seconds());
+                .set(clock.now_seconds());
         }
         self.suspension.observe(&verdict, called, life).await;
         verdict

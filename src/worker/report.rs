@@ -2,66 +2,64 @@
 use super::{Judged, Worker};
 use convgroup_broker::delivery::Message;
 use convgroup_domain::code::Verdict;
-use convgroup_domain::decide::{Decision, Destination, MALFORMED, NameEnd, Outcome, Successor};
-use convgroup_host::clock::unix_ms;
+use convgroup_domain::decide::{Outcome, Summary};
+use convgroup_host::clock::Clock;
 
 impl Worker {
-    pub(super) fn settled(&self, message: &Message, judged: &Judged) {
-        let outcome = judged.decision.outcome(&judged.ends);
-        let now_ms = unix_ms();
-        let age_ms = now_ms.saturating_sub(message.published_ms(now_ms)).max(0);
-        self.count(judged, outcome, age_ms);
-        self.log(message, judged, outcome, age_ms);
+    pub(super) fn settled(&self, message: &Message, judged: &Judged, clock: &Clock) {
+        let published_ms = message.published_ms(clock.start_ms());
+        let age_ms = clock.now_ms().saturating_sub(published_ms).max(0);
+        self.count(&judged.decided.summary, age_ms);
+        self.log(message, judged, age_ms);
     }
 
-    fn count(&self, judged: &Judged, outcome: Outcome, age_ms: i64) {
+    fn count(&self, summary: &Summary, age_ms: i64) {
         let metrics = &self.metrics;
+        let outcome = summary.outcome.label();
         metrics
             .messages_settled_total
-            .with_label_values(&[outcome.label()])
+            .with_label_values(&[outcome])
             .inc();
         metrics
             .message_age_seconds
-            .with_label_values(&[outcome.label()])
+            .with_label_values(&[outcome])
             .observe(age_ms as f64 / 1000.0);
-        let Decision::Ack(successors) = &judged.decision else {
-            return;
-        };
         let names = |outcome: Outcome, count: usize| {
             metrics
                 .groups_total
                 .with_label_values(&[outcome.label()])
                 .inc_by(count as u64);
         };
-        let ended = |wanted: &NameEnd| judged.ends.iter().filter(|end| *end == wanted).count();
-        names(Outcome::Deleted, ended(&NameEnd::Deleted));
-        names(Outcome::Gone, ended(&NameEnd::Gone));
-        for successor in successors {
-            if let Destination::Dead(cause) = successor.to {
-                let class = successor.class().unwrap_or(MALFORMED);
-                metrics
-                    .dead_letters_total
-                    .with_label_values(&[cause.label(), class])
-                    .inc();
-                names(Outcome::DeadLettered, names_in(successor, judged));
-            }
+        names(Outcome::Deleted, summary.deleted);
+        names(Outcome::Gone, summary.gone);
+        for letter in &summary.letters {
+            metrics
+                .dead_letters_total
+                .with_label_values(&[letter.cause.label(), letter.class])
+                .inc();
+            names(Outcome::DeadLettered, letter.names);
         }
     }
 
     /// Info when odd, debug when normal. The API's own text is not in it: it may name users and groups.
-    fn log(&self, message: &Message, judged: &Judged, outcome: Outcome, age_ms: i64) {
+    fn log(&self, message: &Message, judged: &Judged, age_ms: i64) {
+        let Summary {
+            outcome,
+            failures,
+            ref verdict,
+            ..
+        } = judged.decided.summary;
         let normal = matches!(outcome, Outcome::Deleted | Outcome::Gone);
         // Hashing ids costs more than all the rest: not for a line that nobody wants.
         if normal && !tracing::enabled!(tracing::Level::DEBUG) {
             return;
         }
-        let verdict = verdict(judged);
+        let verdict = verdict.as_ref();
         let code = verdict.map_or("", |verdict| verdict.code.as_str());
         let class = verdict.map_or("", |verdict| verdict.class().reported().label());
         // What the code does not say: what kept the call from connecting.
         let answer = verdict.map(Verdict::answer).unwrap_or_default();
         let meaning = verdict.map_or("", |verdict| verdict.row.meaning.as_str());
-        let attempt = attempt(message, judged);
         let (user, groups, count, malformed) = match &judged.event {
             Ok(event) => {
                 let groups = self.ids.show_all(event.groups());
@@ -81,7 +79,7 @@ impl Worker {
                     message.id = message.id(),
                     message.redelivered = message.redelivered,
                     message.age_ms = age_ms,
-                    attempt,
+                    attempt = failures,
                     user.hash = user,
                     group.hash = groups,
                     group.count = count,
@@ -99,37 +97,5 @@ impl Worker {
         } else {
             line!(info);
         }
-    }
-}
-
-/// How many names a successor carries; an event that can't be read counts as none.
-fn names_in(successor: &Successor, judged: &Judged) -> usize {
-    match (&successor.groups, &judged.event) {
-        (Some(groups), _) => groups.len(),
-        (None, Ok(event)) => event.groups().len(),
-        (None, Err(_)) => 0,
-    }
-}
-
-/// Counted failures so far, this delivery's included: what the headers of the copies say.
-fn attempt(message: &Message, judged: &Judged) -> u32 {
-    let copies = match &judged.decision {
-        Decision::Ack(successors) => successors.as_slice(),
-        Decision::HandBack => &[],
-    };
-    let last = copies
-        .iter()
-        .map(|successor| successor.attempt.failures)
-        .max();
-    last.unwrap_or_else(|| message.attempt(unix_ms()).failures)
-}
-
-/// The verdict that a log line tells: the first successor's.
-fn verdict(judged: &Judged) -> Option<&Verdict> {
-    match &judged.decision {
-        Decision::Ack(successors) => successors
-            .iter()
-            .find_map(|successor| successor.verdict.as_ref()),
-        Decision::HandBack => None,
     }
 }

@@ -1,6 +1,6 @@
 //! A model broker and a model API play random histories to the real decisions: every name is always in exactly one place.
 //!
-//! Real are `decode`, `next_step`, `NameEnd`, `decide` and `with_groups`. Modelled is what stands around them and can fail: queues
+//! Real are `decode`, `next_step`, `NameEnd`, `decide` and the bodies of its copies. Modelled is what stands around them and can fail: queues
 //! with redelivery, an API that answers anything, a probe, and sessions that break between any two steps of a settle. A publish
 //! that is refused is a break before it; one whose confirm is lost is a break after it.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,7 +11,7 @@ use convgroup_domain::code::{Class, CodeTable};
 use convgroup_domain::decide::{
     Cause, Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
 };
-use convgroup_domain::message::{decode, with_groups};
+use convgroup_domain::message::{DeleteGroups, Left, decode};
 use convgroup_domain::reply::Reply;
 use convgroup_domain::retry::{Step, Tries, next_step};
 use proptest::collection::vec;
@@ -239,7 +239,7 @@ impl World {
             Ok(event) => event,
             Err(malformed) => {
                 let fates = BTreeMap::from([(String::new(), Fate::Malformed)]);
-                return (decide_malformed(&malformed, attempt), fates);
+                return (decide_malformed(&malformed, attempt).decision, fates);
             }
         };
         let (mut answers, mut suspended) = (answers.iter(), *suspended);
@@ -265,8 +265,8 @@ impl World {
                 _ => {}
             }
         }
-        let decision = decide(event.groups(), &ends, attempt, LIMITS);
-        let decision = self.sabotaged(decision, event.groups(), &ends, attempt);
+        let decision = decide(&event, &ends, attempt, LIMITS).decision;
+        let decision = self.sabotaged(decision, &event, &ends, attempt);
         (decision, fates)
     }
 
@@ -274,7 +274,7 @@ impl World {
     fn sabotaged(
         &self,
         decision: Decision,
-        groups: &[String],
+        event: &DeleteGroups,
         ends: &[NameEnd],
         attempt: Attempt,
     ) -> Decision {
@@ -285,18 +285,18 @@ impl World {
                     None => end.clone(),
                 };
                 let ends: Vec<NameEnd> = ends.iter().map(acked).collect();
-                decide(groups, &ends, attempt, LIMITS)
+                decide(event, &ends, attempt, LIMITS).decision
             }
             (Daemon::CountsHandBacks, Decision::HandBack) => Decision::Ack(vec![Successor {
                 to: Destination::Tier(0),
-                groups: None,
+                left: Some(event.all_left()),
                 attempt: attempt.failed_again(),
                 verdict: None,
                 info: String::new(),
             }]),
             (Daemon::CarriesDoneNames, Decision::Ack(mut successors)) => {
                 for successor in &mut successors {
-                    successor.groups = None;
+                    successor.left = Some(event.all_left());
                 }
                 Decision::Ack(successors)
             }
@@ -365,7 +365,10 @@ impl World {
                 Decision::HandBack => vec!["queued".to_owned()],
                 Decision::Ack(successors) => successors
                     .iter()
-                    .filter(|it| it.groups.as_ref().is_none_or(|names| names.contains(name)))
+                    .filter(|it| {
+                        let left = it.left.as_ref();
+                        left.is_none_or(|left| left.groups().contains(name))
+                    })
                     .map(|it| match it.to {
                         Destination::Tier(_) => "queued".to_owned(),
                         Destination::Dead(cause) => format!("{cause:?}"),
@@ -389,11 +392,9 @@ impl World {
         successor: &Successor,
         fates: &BTreeMap<String, Fate>,
     ) -> Result<(Destination, Message), TestCaseError> {
-        let left = successor.groups.as_ref();
+        let rewritten = successor.left.as_ref().and_then(Left::rewritten);
         let copy = Message {
-            body: left.map_or(message.body.clone(), |left| {
-                with_groups(&message.body, left)
-            }),
+            body: rewritten.unwrap_or(&message.body).to_vec(),
             attempt: Some(i64::from(successor.attempt.failures)),
             ..message.clone()
         };

@@ -7,11 +7,37 @@ use convgroup_domain::decide::{Decision, Destination, Successor};
 use convgroup_domain::topology::Topology;
 use convgroup_host::failpoint::{self, Point};
 
+/// A step of settling that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Telling the broker that the message is done.
+    Ack,
+    /// Giving the message back to its queue.
+    Nack,
+    /// Publishing a successor.
+    Publish,
+}
+
+impl Op {
+    /// All steps.
+    pub const ALL: [Self; 3] = [Self::Ack, Self::Nack, Self::Publish];
+
+    /// The name used in metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Nack => "nack",
+            Self::Publish => "publish",
+        }
+    }
+}
+
 /// A settle that failed: at which step, and why. The session is over; the message comes back by itself.
 #[derive(Debug)]
 pub struct SettleError {
-    /// The step, as the label of `convgroup_settle_failures_total`.
-    pub op: &'static str,
+    /// The step.
+    pub op: Op,
     /// Why.
     pub cause: BrokerError,
 }
@@ -30,6 +56,7 @@ pub struct Held {
 /// Settles a delivery: every successor is confirmed by the broker, then the original is acked; or it is handed back.
 ///
 /// `confirmed`: how many of the successors were confirmed before, for a delivery that was [`Held`]; nothing for another.
+/// `now_ms`: the moment that the successors say they were made at. One that is offered again says when it is offered.
 ///
 /// # Errors
 /// [`SettleError`]. Successors that were confirmed before stay: the message may then be worked on twice, never not at all.
@@ -45,16 +72,17 @@ pub async fn settle(
     let successors = match decision {
         Decision::HandBack => {
             let returned = receipt.requeue().await;
-            return returned
-                .map(|()| None)
-                .map_err(|cause| SettleError { op: "nack", cause });
+            return returned.map(|()| None).map_err(|cause| SettleError {
+                op: Op::Nack,
+                cause,
+            });
         }
         Decision::Ack(successors) => successors,
     };
     if confirmed.is_some() {
         let renewed = publisher.renew().await;
         renewed.map_err(|cause| SettleError {
-            op: "publish",
+            op: Op::Publish,
             cause,
         })?;
     }
@@ -71,7 +99,7 @@ pub async fn settle(
             }
             Err(cause) => {
                 return Err(SettleError {
-                    op: "publish",
+                    op: Op::Publish,
                     cause,
                 });
             }
@@ -86,7 +114,7 @@ pub async fn settle(
     failpoint::reach(Point::AfterAck);
     acked
         .map(|()| None)
-        .map_err(|cause| SettleError { op: "ack", cause })
+        .map_err(|cause| SettleError { op: Op::Ack, cause })
 }
 
 /// Publishes a successor. Where the broker refuses it, it is offered with less, down to what names the message.

@@ -9,7 +9,7 @@ use super::delivery::Message;
 use super::wire::HEADERS_DROPPED;
 use convgroup_domain::attempt::{ATTEMPT, FIRST_SEEN};
 use convgroup_domain::decide::{Destination, Successor};
-use convgroup_domain::message::{DeleteGroups, decode, with_groups};
+use convgroup_domain::message::Left;
 use convgroup_domain::text::hex;
 
 pub(super) const CAUSE: &str = "convgroup-cause";
@@ -101,7 +101,7 @@ pub struct Copy<'m> {
 #[must_use]
 pub fn copy<'m>(
     message: &'m Message,
-    successor: &Successor,
+    successor: &'m Successor,
     extent: Extent,
     now_ms: i64,
     frame_max: u32,
@@ -131,18 +131,21 @@ pub fn copy<'m>(
     (header_frame_bytes(&properties) <= frame_max as usize).then_some(Copy { properties, body })
 }
 
-fn body<'m>(message: &'m Message, successor: &Successor, extent: Extent) -> Option<Cow<'m, [u8]>> {
+fn body<'m>(
+    message: &'m Message,
+    successor: &'m Successor,
+    extent: Extent,
+) -> Option<Cow<'m, [u8]>> {
+    let left = successor.left.as_ref();
     match extent {
         Extent::Properties | Extent::Name => Some(Cow::Borrowed(&[])),
-        Extent::Whole | Extent::Body => Some(match &successor.groups {
-            Some(left) => Cow::Owned(with_groups(&message.body, left)),
-            None => Cow::Borrowed(&message.body),
-        }),
+        Extent::Whole | Extent::Body => {
+            let rewritten = left.and_then(Left::rewritten);
+            Some(Cow::Borrowed(rewritten.unwrap_or(&message.body)))
+        }
         Extent::Event => {
-            let event = decode(&message.body).ok()?;
-            let left = successor.groups.as_deref().unwrap_or(event.groups());
-            let body = DeleteGroups::encode(event.user(), left).ok()?;
-            (body.len() < message.body.len()).then_some(Cow::Owned(body))
+            let bare = left?.bare();
+            (bare.len() < message.body.len()).then_some(Cow::Owned(bare))
         }
     }
 }

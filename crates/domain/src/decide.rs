@@ -8,7 +8,7 @@
 //!
 //! use convgroup_domain::attempt::Attempt;
 //! use convgroup_domain::code::CodeTable;
-//! use convgroup_domain::decide::{Cause, Decision, Destination, Limits, NameEnd, decide};
+//! use convgroup_domain::decide::{Cause, Decision, Destination, Limits, NameEnd, Outcome, decide};
 //! use convgroup_domain::message;
 //! use convgroup_domain::reply::Reply;
 //!
@@ -24,22 +24,26 @@
 //!
 //! let attempt = Attempt { failures: 0, first_seen_ms: 1_700_000_000_000 };
 //! let limits = Limits { attempts_max: 10, tiers: 5 };
-//! let Decision::Ack(copies) = decide(event.groups(), &ends, attempt, limits) else {
+//! let decided = decide(&event, &ends, attempt, limits);
+//! let Decision::Ack(copies) = &decided.decision else {
 //!     panic!("it is handed back only if no name was tried to its end");
 //! };
 //!
 //! let [dead, delayed] = &copies[..] else { panic!("two copies, not {}", copies.len()) };
 //! assert_eq!(dead.to, Destination::Dead(Cause::Rejected));
-//! assert_eq!(dead.groups, Some(vec!["family".to_owned()]));
+//! assert_eq!(dead.left, Some(event.left(&[1])));
 //! // The first counted failure waits in the first delay queue.
 //! assert_eq!(delayed.to, Destination::Tier(0));
-//! assert_eq!(delayed.groups, Some(vec!["sports".to_owned()]));
+//! assert_eq!(delayed.left, Some(event.left(&[2])));
 //! assert_eq!(delayed.attempt.failures, 1);
+//! // For metrics and logs.
+//! assert_eq!(decided.summary.outcome, Outcome::DeadLettered);
+//! assert_eq!(decided.summary.deleted, 1);
 //! # Ok::<(), message::Malformed>(())
 //! ```
 use super::attempt::Attempt;
 use super::code::{Class, Verdict};
-use super::message::Malformed;
+use super::message::{DeleteGroups, Left, Malformed};
 
 /// How one name ended within this delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,9 +136,9 @@ pub const MALFORMED: &str = Cause::Malformed.label();
 
 /// All pairs of cause and class that a dead letter can have.
 pub const DEAD_LETTER_KINDS: [(Cause, &str); 4] = [
-    (Cause::Rejected, "rejected"),
-    (Cause::Exhausted, "transient"),
-    (Cause::Exhausted, "unknown"),
+    (Cause::Rejected, Class::Rejected.label()),
+    (Cause::Exhausted, Class::Transient.label()),
+    (Cause::Exhausted, Class::Unknown.label()),
     (Cause::Malformed, MALFORMED),
 ];
 
@@ -143,8 +147,8 @@ pub const DEAD_LETTER_KINDS: [(Cause, &str); 4] = [
 pub struct Successor {
     /// Where it goes.
     pub to: Destination,
-    /// The names it carries; `None` where the body travels as it is.
-    pub groups: Option<Vec<String>>,
+    /// What is left of the event; `None` where none could be read: then the body travels as it is.
+    pub left: Option<Left>,
     /// Its history.
     pub attempt: Attempt,
     /// The verdict it carries in its headers.
@@ -157,16 +161,16 @@ impl Successor {
     /// Whether it is the dead letter of an event that can't be read.
     #[must_use]
     pub const fn is_malformed(&self) -> bool {
-        matches!(self.to, Destination::Dead(Cause::Malformed))
+        self.left.is_none()
     }
 
     /// The class that it reports, in headers and metrics; none for names that were not tried to their end.
     #[must_use]
     pub fn class(&self) -> Option<&'static str> {
-        match (&self.verdict, self.to) {
-            (Some(verdict), _) => Some(verdict.class().reported().label()),
-            (None, Destination::Dead(_)) => Some(MALFORMED),
-            (None, Destination::Tier(_)) => None,
+        match &self.verdict {
+            Some(verdict) => Some(verdict.class().reported().label()),
+            None if self.is_malformed() => Some(MALFORMED),
+            None => None,
         }
     }
 }
@@ -227,26 +231,101 @@ impl Outcome {
     }
 }
 
-impl Decision {
-    /// The outcome of this decision, given the names' ends.
+/// A decision, and what is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// What is done with the message.
+    pub decision: Decision,
+    /// What metrics and logs tell, once that is done.
+    pub summary: Summary,
+}
+
+/// What a decision means, for metrics and logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// How the message ends.
+    pub outcome: Outcome,
+    /// Names that were deleted; none where the message is handed back, for then they are tried again.
+    pub deleted: usize,
+    /// Names that were not there; none where the message is handed back.
+    pub gone: usize,
+    /// The dead letters.
+    pub letters: Vec<DeadLetter>,
+    /// Counted failures, this delivery's included: the highest number that a copy carries.
+    pub failures: u32,
+    /// The verdict to tell: that of the first copy that has one.
+    pub verdict: Option<Verdict>,
+}
+
+/// A dead letter, as metrics count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Why it is dead.
+    pub cause: Cause,
+    /// The class that it reports.
+    pub class: &'static str,
+    /// How many names it carries; an event that can't be read counts as none.
+    pub names: usize,
+}
+
+impl Decided {
+    /// The message goes back to its queue, unchanged.
     #[must_use]
-    pub fn outcome(&self, ends: &[NameEnd]) -> Outcome {
-        match self {
-            Self::HandBack => Outcome::Returned,
-            Self::Ack(successors) => {
-                let dead = |successor: &Successor| matches!(successor.to, Destination::Dead(_));
-                if successors.iter().any(dead) {
-                    Outcome::DeadLettered
-                } else if !successors.is_empty() {
-                    Outcome::Delayed
-                } else if ends.contains(&NameEnd::Deleted) {
-                    Outcome::Deleted
-                } else {
-                    Outcome::Gone
-                }
-            }
+    pub const fn hand_back(attempt: Attempt) -> Self {
+        Self {
+            decision: Decision::HandBack,
+            summary: Summary {
+                outcome: Outcome::Returned,
+                deleted: 0,
+                gone: 0,
+                letters: Vec::new(),
+                failures: attempt.failures,
+                verdict: None,
+            },
         }
     }
+
+    /// The message is acked, for so many of its names are deleted or gone and the successors carry the rest.
+    fn ack(successors: Vec<Successor>, deleted: usize, gone: usize, attempt: Attempt) -> Self {
+        let letters: Vec<DeadLetter> = successors.iter().filter_map(dead_letter).collect();
+        let outcome = if !letters.is_empty() {
+            Outcome::DeadLettered
+        } else if !successors.is_empty() {
+            Outcome::Delayed
+        } else if deleted > 0 {
+            Outcome::Deleted
+        } else {
+            Outcome::Gone
+        };
+        let failures = successors.iter().map(|copy| copy.attempt.failures).max();
+        let verdict = successors.iter().find_map(|copy| copy.verdict.as_ref());
+        let summary = Summary {
+            outcome,
+            deleted,
+            gone,
+            letters,
+            failures: failures.unwrap_or(attempt.failures),
+            verdict: verdict.cloned(),
+        };
+        Self {
+            decision: Decision::Ack(successors),
+            summary,
+        }
+    }
+}
+
+fn dead_letter(successor: &Successor) -> Option<DeadLetter> {
+    let Destination::Dead(cause) = successor.to else {
+        return None;
+    };
+    Some(DeadLetter {
+        cause,
+        class: successor.class().unwrap_or(MALFORMED),
+        names: successor
+            .left
+            .as_ref()
+            .map_or(0, |left| left.groups().len()),
+    })
 }
 
 /// The bounds a decision works in.
@@ -268,47 +347,56 @@ impl Limits {
 
 /// Decides on an event that can't be read: one dead letter, the body byte for byte.
 #[must_use]
-pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decision {
-    Decision::Ack(vec![Successor {
+pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decided {
+    let letter = Successor {
         to: Destination::Dead(Cause::Malformed),
-        groups: None,
+        left: None,
         attempt,
         verdict: None,
         info: malformed.to_string(),
-    }])
+    };
+    Decided::ack(vec![letter], 0, 0, attempt)
 }
 
-/// Decides on a message from the ends of its names (`groups[i]` ended as `ends[i]`).
+/// Decides on a message from the ends of its names (`event.groups()[i]` ended as `ends[i]`).
 ///
 /// Each name ends in exactly one place: done (acked), one dead letter, or the one delayed copy; or the whole message goes back.
 /// A message of which a part is done is not handed back but delayed without being counted, so that what is done stays done.
 #[must_use]
-pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Limits) -> Decision {
-    debug_assert_eq!(groups.len(), ends.len());
+pub fn decide(event: &DeleteGroups, ends: &[NameEnd], attempt: Attempt, limits: Limits) -> Decided {
+    debug_assert_eq!(event.groups().len(), ends.len());
     let failed_again = attempt.failed_again();
     let exhausted = limits.is_last(attempt);
-    let mut dead: Vec<(Cause, &Verdict, Vec<String>)> = Vec::new();
-    let mut delayed: Vec<String> = Vec::new();
+    let (mut deleted, mut gone, mut interrupted) = (0, 0, 0);
+    // Names by their place in the event.
+    let mut dead: Vec<(Cause, &Verdict, Vec<usize>)> = Vec::new();
+    let mut delayed: Vec<usize> = Vec::new();
     let mut counted: Option<&Verdict> = None;
     let mut uncounted: Option<&Verdict> = None;
-    let mut interrupted = 0;
-    for (group, end) in groups.iter().zip(ends) {
+    for (place, end) in ends.iter().enumerate() {
         let (cause, verdict) = match end {
-            NameEnd::Deleted | NameEnd::Gone => continue,
+            NameEnd::Deleted => {
+                deleted += 1;
+                continue;
+            }
+            NameEnd::Gone => {
+                gone += 1;
+                continue;
+            }
             NameEnd::Rejected(verdict) => (Cause::Rejected, verdict),
             NameEnd::Failed(verdict) if exhausted => (Cause::Exhausted, verdict),
             NameEnd::Failed(verdict) => {
-                delayed.push(group.clone());
+                delayed.push(place);
                 counted = counted.or(Some(verdict));
                 continue;
             }
             NameEnd::Throttled(verdict) => {
-                delayed.push(group.clone());
+                delayed.push(place);
                 uncounted = uncounted.or(Some(verdict));
                 continue;
             }
             NameEnd::Interrupted => {
-                delayed.push(group.clone());
+                delayed.push(place);
                 interrupted += 1;
                 continue;
             }
@@ -317,19 +405,18 @@ pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Lim
             .iter_mut()
             .find(|(c, v, _)| *c == cause && v.code == verdict.code)
         {
-            Some((_, _, names)) => names.push(group.clone()),
-            None => dead.push((cause, verdict, vec![group.clone()])),
+            Some((_, _, places)) => places.push(place),
+            None => dead.push((cause, verdict, vec![place])),
         }
     }
-    if interrupted == groups.len() {
-        return Decision::HandBack;
+    if interrupted == ends.len() {
+        return Decided::hand_back(attempt);
     }
-    let travelling = |names: Vec<String>| (names.len() < groups.len()).then_some(names);
     let mut successors: Vec<Successor> = dead
         .into_iter()
-        .map(|(cause, verdict, names)| Successor {
+        .map(|(cause, verdict, places)| Successor {
             to: Destination::Dead(cause),
-            groups: travelling(names),
+            left: Some(event.left(&places)),
             attempt: if cause == Cause::Exhausted {
                 failed_again
             } else {
@@ -347,7 +434,7 @@ pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Lim
             } else {
                 0
             }),
-            groups: travelling(delayed),
+            left: Some(event.left(&delayed)),
             attempt: if counted.is_some() {
                 failed_again
             } else {
@@ -359,7 +446,7 @@ pub fn decide(groups: &[String], ends: &[NameEnd], attempt: Attempt, limits: Lim
                 .unwrap_or_default(),
         });
     }
-    Decision::Ack(successors)
+    Decided::ack(successors, deleted, gone, attempt)
 }
 
 /// The first counted failure waits in the first tier, the second in the second; the last tier repeats.
@@ -375,6 +462,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::code::CodeTable;
+    use super::super::message::decode;
     use super::super::reply::Reply;
     use super::*;
 
@@ -399,8 +487,8 @@ mod tests {
 
     /// One word per name: `d`eleted, `g`one, `r`ejected, `R`ejected by another code, `f`ailed, `t`hrottled, `i`nterrupted;
     /// `u`, `U`: failed by one and by another code that the table does not list.
-    fn ends(words: &str) -> (Vec<String>, Vec<NameEnd>) {
-        words
+    fn ends(words: &str) -> (DeleteGroups, Vec<NameEnd>) {
+        let (groups, ends): (Vec<String>, Vec<NameEnd>) = words
             .chars()
             .enumerate()
             .map(|(index, word)| {
@@ -418,16 +506,27 @@ mod tests {
                 };
                 (format!("{index}"), end)
             })
-            .unzip()
+            .unzip();
+        let body = DeleteGroups::encode("user", &groups).unwrap();
+        (decode(&body).unwrap(), ends)
+    }
+
+    fn names(successor: &Successor) -> &[String] {
+        let left = successor.left.as_ref();
+        left.expect("it could be read").groups()
+    }
+
+    fn done(ends: &[NameEnd], how: &NameEnd) -> usize {
+        ends.iter().filter(|end| *end == how).count()
     }
 
     /// Renders a decision as one line: `successor(names)attempt…` or `back`, then the outcome.
     #[track_caller]
     fn check(words: &str, failures: u32, expect: &str) {
-        let (groups, ends) = ends(words);
-        let decision = decide(&groups, &ends, attempt(failures), LIMITS);
-        let outcome = decision.outcome(&ends).label();
-        let text = match &decision {
+        let (event, ends) = ends(words);
+        let decided = decide(&event, &ends, attempt(failures), LIMITS);
+        let outcome = decided.summary.outcome.label();
+        let text = match &decided.decision {
             Decision::HandBack => "back".to_owned(),
             Decision::Ack(successors) => {
                 let parts: Vec<String> = successors
@@ -437,10 +536,11 @@ mod tests {
                             Destination::Tier(index) => format!("tier{index}"),
                             Destination::Dead(cause) => cause.label().to_owned(),
                         };
-                        let names = successor
-                            .groups
-                            .as_ref()
-                            .map_or("*".to_owned(), |n| n.join(""));
+                        let left = successor.left.as_ref().expect("it could be read");
+                        let names = match left.rewritten() {
+                            Some(_) => left.groups().join(""),
+                            None => "*".to_owned(),
+                        };
                         format!("{to}({names})#{}", successor.attempt.failures)
                     })
                     .collect();
@@ -486,6 +586,28 @@ mod tests {
     }
 
     #[test]
+    fn the_summary_tells_what_the_copies_say() {
+        let (event, ends) = ends("dgrRf");
+        let told = decide(&event, &ends, attempt(1), LIMITS).summary;
+        let letter = DeadLetter {
+            cause: Cause::Rejected,
+            class: Class::Rejected.label(),
+            names: 1,
+        };
+        assert_eq!((told.deleted, told.gone, told.failures), (1, 1, 2));
+        assert_eq!(told.letters, [letter, letter]);
+        assert_eq!(told.verdict, Some(verdict(51011)));
+        let told = decide_malformed(&Malformed::NotAnObject, attempt(1)).summary;
+        let letter = DeadLetter {
+            cause: Cause::Malformed,
+            class: MALFORMED,
+            names: 0,
+        };
+        assert_eq!((told.letters, told.failures), (vec![letter], 1));
+        assert_eq!((told.outcome, told.verdict), (Outcome::DeadLettered, None));
+    }
+
+    #[test]
     fn an_unreachable_api_excuses_what_failed_by_it() {
         assert_eq!(
             NameEnd::Failed(verdict(50004)).excused(),
@@ -512,16 +634,24 @@ mod tests {
         /// Conservation: every name is in exactly one of done, dead, delayed, returned; and no attempt is lost or invented.
         #[test]
         fn each_name_ends_in_exactly_one_place(words in "[dgrRfti]{1,12}", failures in 0_u32..5) {
-            let (groups, ends) = ends(&words);
-            let decision = decide(&groups, &ends, attempt(failures), LIMITS);
+            let (event, ends) = ends(&words);
+            let Decided { decision, summary } = decide(&event, &ends, attempt(failures), LIMITS);
             let Decision::Ack(successors) = decision else {
                 prop_assert!(ends.iter().all(|end| *end == NameEnd::Interrupted));
+                prop_assert_eq!(summary, Decided::hand_back(attempt(failures)).summary);
                 return Ok(());
             };
-            for (group, end) in groups.iter().zip(&ends) {
+            prop_assert_eq!(summary.deleted, done(&ends, &NameEnd::Deleted));
+            prop_assert_eq!(summary.gone, done(&ends, &NameEnd::Gone));
+            let died: usize = summary.letters.iter().map(|letter| letter.names).sum();
+            let to = |successor: &&Successor| matches!(successor.to, Destination::Dead(_));
+            let dead: Vec<&Successor> = successors.iter().filter(to).collect();
+            prop_assert_eq!(dead.len(), summary.letters.len());
+            prop_assert_eq!(died, dead.iter().map(|s| names(s).len()).sum::<usize>());
+            for (group, end) in event.groups().iter().zip(&ends) {
                 let carriers: Vec<&Successor> = successors
                     .iter()
-                    .filter(|s| s.groups.as_ref().is_none_or(|names| names.contains(group)))
+                    .filter(|successor| names(successor).contains(group))
                     .collect();
                 let done = matches!(end, NameEnd::Deleted | NameEnd::Gone);
                 prop_assert_eq!(carriers.len(), usize::from(!done), "{} in {}", group, words);

@@ -24,11 +24,12 @@ pub const BYTE_ORDER_MARK: char = '\u{feff}';
 const USER_KEY: &str = "From_Account";
 const GROUPS_KEY: &str = "GroupName";
 
-/// "Delete these conversation groups of this user": a decoded event.
+/// "Delete these conversation groups of this user": a decoded event. It owns what a copy with fewer names needs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeleteGroups {
     user: String,
     groups: Vec<String>,
+    frame: Frame,
 }
 
 /// Ids stay out of debug output as they stay out of logs.
@@ -53,14 +54,118 @@ impl DeleteGroups {
         &self.groups
     }
 
+    /// The event with only some of its names: those at these places in [`Self::groups`], in this order.
+    ///
+    /// # Panics
+    /// There is no name at one of the places.
+    #[must_use]
+    pub fn left(&self, places: &[usize]) -> Left {
+        let groups: Vec<String> = places
+            .iter()
+            .map(|&place| self.groups[place].clone())
+            .collect();
+        Left {
+            rewritten: (groups != self.groups).then(|| self.frame.with(&groups)),
+            user: self.user.clone(),
+            groups,
+        }
+    }
+
+    /// The event with all of its names.
+    #[must_use]
+    pub fn all_left(&self) -> Left {
+        Left {
+            user: self.user.clone(),
+            groups: self.groups.clone(),
+            rewritten: None,
+        }
+    }
+
     /// An event as a publisher would write it.
     ///
     /// # Errors
     /// [`Malformed`] where the parts break the contract's bounds: what is published is what [`decode`] accepts.
     pub fn encode(user: &str, groups: &[String]) -> Result<Vec<u8>, Malformed> {
-        let body = serde_json::to_vec(&serde_json::json!({ USER_KEY: user, GROUPS_KEY: groups }))
-            .expect("strings always serialize");
+        let body = written(user, groups);
         decode(&body).map(|_| body)
+    }
+}
+
+/// The shortest body that says this.
+fn written(user: &str, groups: &[String]) -> Vec<u8> {
+    serde_json::to_vec(&serde_json::json!({ USER_KEY: user, GROUPS_KEY: groups }))
+        .expect("strings always serialize")
+}
+
+/// What is left of an event: all of its names or some of them, and the body of a copy that carries just these. Such a copy is
+/// made without reading the event's body again, so nothing can put a name back into it that is done.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Left {
+    user: String,
+    groups: Vec<String>,
+    rewritten: Option<Vec<u8>>,
+}
+
+/// As with [`DeleteGroups`].
+impl fmt::Debug for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Left")
+            .field("groups", &self.groups.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Left {
+    /// The names left, in the event's order.
+    #[must_use]
+    pub fn groups(&self) -> &[String] {
+        &self.groups
+    }
+
+    /// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field; a
+    /// byte order mark before it goes. `None` where all names are left: then the event's own body travels, byte for byte.
+    #[must_use]
+    pub fn rewritten(&self) -> Option<&[u8]> {
+        self.rewritten.as_deref()
+    }
+
+    /// A body with user and names only, without the fields that the event's publisher added.
+    #[must_use]
+    pub fn bare(&self) -> Vec<u8> {
+        written(&self.user, &self.groups)
+    }
+}
+
+/// An event's body without its list of names: every other field as it was written, and the place where the list goes.
+#[derive(Clone, PartialEq, Eq)]
+struct Frame {
+    text: String,
+    names_at: usize,
+}
+
+impl Frame {
+    fn of(fields: &[Field<'_>]) -> Self {
+        let (mut text, mut names_at) = (String::from("{"), 0);
+        for (key, value) in fields {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            text.push_str(key.get());
+            text.push(':');
+            if is_key(key, GROUPS_KEY) {
+                names_at = text.len();
+            } else {
+                text.push_str(value.get());
+            }
+        }
+        text.push('}');
+        Self { text, names_at }
+    }
+
+    fn with(&self, groups: &[String]) -> Vec<u8> {
+        let groups = serde_json::to_string(groups).expect("strings always serialize");
+        let (before, after) = self.text.split_at(self.names_at);
+        [before, &groups, after].concat().into_bytes()
     }
 }
 
@@ -194,8 +299,13 @@ fn read(body: &[u8]) -> Result<DeleteGroups, Malformed> {
     if groups.iter().any(String::is_empty) {
         return Err(Malformed::EmptyGroup);
     }
+    let frame = Frame::of(&fields);
     if groups.len() == 1 {
-        return Ok(DeleteGroups { user, groups });
+        return Ok(DeleteGroups {
+            user,
+            groups,
+            frame,
+        });
     }
     let mut seen = HashSet::new();
     let repeated: Vec<bool> = groups
@@ -210,6 +320,7 @@ fn read(body: &[u8]) -> Result<DeleteGroups, Malformed> {
     Ok(DeleteGroups {
         user,
         groups: groups.collect(),
+        frame,
     })
 }
 
@@ -281,30 +392,6 @@ fn half_pair(json: &str) -> Option<usize> {
 fn unit(json: &str, at: usize) -> Option<u16> {
     let hex = json.get(at..at + 6)?.strip_prefix("\\u")?;
     u16::from_str_radix(hex, 16).ok()
-}
-
-/// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field; a byte
-/// order mark before it goes.
-///
-/// `body` has been [`decode`]d before; one that can't be read is returned as it is.
-#[must_use]
-pub fn with_groups(body: &[u8], left: &[String]) -> Vec<u8> {
-    let Ok(fields) = fields(body) else {
-        return body.to_vec();
-    };
-    let left = serde_json::to_string(left).expect("strings always serialize");
-    let parts: Vec<String> = fields
-        .iter()
-        .map(|(key, value)| {
-            let value = if is_key(key, GROUPS_KEY) {
-                &left
-            } else {
-                value.get()
-            };
-            format!("{}:{value}", key.get())
-        })
-        .collect();
-    format!("{{{}}}", parts.join(",")).into_bytes()
 }
 
 /// A key with its quotes and escapes, and its value, both as they were written.
@@ -427,6 +514,13 @@ mod tests {
             .as_ref()
             .map(|(user, groups)| (*user, groups.to_vec()));
         assert_eq!(decoded, expect);
+    }
+
+    /// The body of a copy with only the names at these places.
+    #[track_caller]
+    fn rewritten(body: &[u8], places: &[usize]) -> String {
+        let left = decode(body).unwrap().left(places);
+        String::from_utf8(left.rewritten().unwrap().to_vec()).unwrap()
     }
 
     #[test]
@@ -570,7 +664,7 @@ mod tests {
             ("u", &["\0\x1f\x7f".to_owned(), "b".to_owned()][..])
         );
         assert_eq!(
-            String::from_utf8(with_groups(body, &["b".to_owned()])).unwrap(),
+            rewritten(body, &[1]),
             r#"{"\ud83d":"\udc00","From_Accoun\u0074":"u","x":{"\ud83d":["\ud83d"]},"GroupName":["b"]}"#
         );
         for broken in [r#""\ud8""#, r#""\x41""#, "\"\t\"", r#""\uzzzz""#] {
@@ -588,9 +682,8 @@ mod tests {
     fn a_byte_order_mark_is_skipped_and_not_copied() {
         let body = "\u{feff}{\"From_Account\":\"u\",\"GroupName\":[\"a\",\"b\"]}";
         check(body, Ok(("u", &["a", "b"])));
-        let copy = with_groups(body.as_bytes(), &["b".to_owned()]);
         assert_eq!(
-            String::from_utf8(copy).unwrap(),
+            rewritten(body.as_bytes(), &[1]),
             r#"{"From_Account":"u","GroupName":["b"]}"#
         );
         says(
@@ -632,17 +725,27 @@ mod tests {
     #[test]
     fn a_copy_keeps_what_it_does_not_know() {
         let body = br#"{ "x" : 1.50e3, "GroupName":["a","b","c"],"From_Account":"u\u0041", "y":{"z":[ ]} }"#;
-        let copy = with_groups(body, &["b".to_owned()]);
         assert_eq!(
-            String::from_utf8(copy).unwrap(),
+            rewritten(body, &[1]),
             r#"{"x":1.50e3,"GroupName":["b"],"From_Account":"u\u0041","y":{"z":[ ]}}"#
         );
+    }
+
+    #[test]
+    fn a_copy_with_all_names_is_not_written_anew() {
+        let event = decode(br#" {"From_Account":"u", "GroupName":["a","b","a"],"x":1} "#).unwrap();
+        assert_eq!(event.left(&[0, 1]), event.all_left());
+        assert_eq!(event.all_left().groups(), event.groups());
+        assert_eq!(event.all_left().rewritten(), None);
+        let bare = br#"{"From_Account":"u","GroupName":["a","b"]}"#;
+        assert_eq!(event.all_left().bare(), bare);
     }
 
     #[test]
     fn debug_output_names_nobody() {
         let event = decode(br#"{"From_Account":"alice","GroupName":["secret"]}"#).unwrap();
         assert_eq!(format!("{event:?}"), "DeleteGroups { groups: 1, .. }");
+        assert_eq!(format!("{:?}", event.all_left()), "Left { groups: 1, .. }");
     }
 
     proptest! {
@@ -662,8 +765,7 @@ mod tests {
             let body = DeleteGroups::encode(&user, &groups).unwrap();
             let event = decode(&body).unwrap();
             prop_assert_eq!((event.user(), event.groups()), (user.as_str(), groups.as_slice()));
-            let one = with_groups(&body, &groups[..1]);
-            let one = decode(&one).unwrap();
+            let one = decode(event.left(&[0]).rewritten().unwrap_or(&body)).unwrap();
             prop_assert_eq!((one.user(), one.groups()), (user.as_str(), &groups[..1]));
         }
     }

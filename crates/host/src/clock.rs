@@ -1,5 +1,5 @@
 //! The wall clock, in the units that others want.
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Since 1970; nothing on a machine whose clock is before that.
 fn since_epoch() -> Duration {
@@ -17,7 +17,7 @@ pub fn unix_s() -> u64 {
 /// Unix milliseconds, as our headers count.
 #[must_use]
 pub fn unix_ms() -> i64 {
-    i64::try_from(since_epoch().as_millis()).unwrap_or(i64::MAX)
+    ms(since_epoch())
 }
 
 /// Unix seconds with a fraction, as metrics count.
@@ -32,4 +32,57 @@ pub fn moment(unix_s: u64) -> Option<String> {
     const YEAR_10000_S: u64 = 253_402_300_800;
     let at = UNIX_EPOCH + Duration::from_secs(Some(unix_s).filter(|&s| s < YEAR_10000_S)?);
     Some(humantime::format_rfc3339_seconds(at).to_string())
+}
+
+/// The time of one piece of work. The wall clock is read once, at its start; what is later is counted from there. So the moments
+/// that are told of it fit together, even where somebody sets the clock meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Duration,
+    began: Instant,
+}
+
+impl Clock {
+    /// Reads the wall clock.
+    #[must_use]
+    pub fn start() -> Self {
+        Self {
+            start: since_epoch(),
+            began: Instant::now(),
+        }
+    }
+
+    /// The start, in unix milliseconds.
+    #[must_use]
+    pub fn start_ms(&self) -> i64 {
+        ms(self.start)
+    }
+
+    /// The start, in unix seconds with a fraction.
+    #[must_use]
+    pub fn start_seconds(&self) -> f64 {
+        self.start.as_secs_f64()
+    }
+
+    /// How long ago the start is.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Now, in unix milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> i64 {
+        ms(self.start + self.elapsed())
+    }
+
+    /// Now, in unix seconds with a fraction.
+    #[must_use]
+    pub fn now_seconds(&self) -> f64 {
+        (self.start + self.elapsed()).as_secs_f64()
+    }
+}
+
+fn ms(since_epoch: Duration) -> i64 {
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }

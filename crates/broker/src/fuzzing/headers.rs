@@ -10,7 +10,7 @@ use crate::letter::letter;
 use crate::successor::{Copy, Extent, copy, extents, redriven};
 use convgroup_domain::attempt::FAILURES_MAX;
 use convgroup_domain::decide::{
-    Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
+    Decided, Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
 };
 use convgroup_domain::encoding::Declared;
 use convgroup_domain::message::{Malformed, decode, decode_declared};
@@ -97,7 +97,8 @@ fn is_what_was_decided(
 }
 
 fn carries_its_body(message: &Message, successor: &Successor, extent: Extent, copy: &Message) {
-    match (decode(&message.body), extent) {
+    let event = decode(&message.body).ok();
+    match (event.zip(successor.left.as_ref()), extent) {
         (_, Extent::Properties | Extent::Name) => {
             assert!(copy.body.is_empty());
             let bytes = i64::try_from(message.body.len()).expect("a body is no larger");
@@ -105,12 +106,12 @@ fn carries_its_body(message: &Message, successor: &Successor, extent: Extent, co
             let told = headers.and_then(|headers| headers.inner().get("convgroup-body-bytes"));
             assert_eq!(told, Some(&AMQPValue::LongLongInt(bytes)));
         }
-        (Ok(event), _) if !successor.is_malformed() => {
+        (Some((event, left)), _) => {
             let carried = decode(&copy.body).expect("a copy can be read");
-            let left = successor.groups.as_deref().unwrap_or(event.groups());
-            assert_eq!((carried.user(), carried.groups()), (event.user(), left));
+            let said = (carried.user(), carried.groups());
+            assert_eq!(said, (event.user(), left.groups()));
         }
-        _ => assert!(copy.body == message.body, "a body is changed"),
+        (None, _) => assert!(copy.body == message.body, "a body is changed"),
     }
 }
 
@@ -155,33 +156,32 @@ fn successors(message: &Message) -> Vec<Successor> {
         let info = info.to_owned();
         NameEnd::of(CODES.classify(Reply::Answer { code, info }))
     };
-    let names = match decode(&message.body) {
-        Ok(event) => event.groups().to_vec(),
-        Err(_) => Vec::new(),
-    };
-    let ends = |three: [NameEnd; 3]| -> Vec<NameEnd> {
-        three.into_iter().cycle().take(names.len()).collect()
-    };
-    let failed = ends([
-        answer(51011, "no such group"),
-        answer(50004, &"é".repeat(200)),
-        NameEnd::Deleted,
-    ]);
-    let throttled = ends([answer(60007, ""), NameEnd::Interrupted, NameEnd::Gone]);
-    let mut decisions = vec![decide_malformed(&Malformed::NotAnObject, attempt)];
-    for attempts_max in [1, FAILURES_MAX] {
-        let limits = Limits {
-            attempts_max,
-            tiers: 4,
+    let mut decided = vec![decide_malformed(&Malformed::NotAnObject, attempt)];
+    if let Ok(event) = decode(&message.body) {
+        let ends = |three: [NameEnd; 3]| -> Vec<NameEnd> {
+            let names = event.groups().len();
+            three.into_iter().cycle().take(names).collect()
         };
-        decisions.push(decide(&names, &failed, attempt, limits));
-        decisions.push(decide(&names, &throttled, attempt, limits));
+        let failed = ends([
+            answer(51011, "no such group"),
+            answer(50004, &"é".repeat(200)),
+            NameEnd::Deleted,
+        ]);
+        let throttled = ends([answer(60007, ""), NameEnd::Interrupted, NameEnd::Gone]);
+        for attempts_max in [1, FAILURES_MAX] {
+            let limits = Limits {
+                attempts_max,
+                tiers: 4,
+            };
+            decided.push(decide(&event, &failed, attempt, limits));
+            decided.push(decide(&event, &throttled, attempt, limits));
+        }
     }
-    let successors = |decision| match decision {
+    let successors = |decided: Decided| match decided.decision {
         Decision::Ack(successors) => successors,
         Decision::HandBack => Vec::new(),
     };
-    decisions.into_iter().flat_map(successors).collect()
+    decided.into_iter().flat_map(successors).collect()
 }
 
 fn carries_what_it_should(message: &Message, copy: &Message) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::{assert_silent, with_secret};
-use crate::message::{DeleteGroups, GROUPS_MAX, decode, with_groups};
+use crate::message::{DeleteGroups, GROUPS_MAX, Left, decode};
 
 /// `data` is a body.
 ///
@@ -48,17 +48,31 @@ fn says_what_is_written(event: &DeleteGroups, body: &[u8]) {
 }
 
 fn copies_carry_the_names_left(event: &DeleteGroups, body: &[u8]) {
-    let names = event.groups();
-    for left in [&names[..1], &names[names.len() / 2..], names] {
-        let copy = with_groups(body, left);
-        let again = decode(&copy).expect("a copy can be read");
-        assert_eq!((again.user(), again.groups()), (event.user(), left));
+    let all: Vec<usize> = (0..event.groups().len()).collect();
+    for places in [&all[..1], &all[all.len() / 2..], &all] {
+        let left = event.left(places);
+        let carried: Vec<&String> = places.iter().map(|&place| &event.groups()[place]).collect();
+        assert_eq!(left.groups().iter().collect::<Vec<_>>(), carried);
+        assert_eq!(left.rewritten().is_none(), *places == all[..]);
+        let copy = left.rewritten().unwrap_or(body);
+        let again = reads_as(copy, event.user(), &left);
         assert!(copy.len() <= body.len(), "a copy is longer than the event");
-        assert_eq!(all_else(&copy), all_else(body));
-        assert_eq!(with_groups(&copy, left), copy, "a copy of a copy differs");
+        assert_eq!(all_else(copy), all_else(body));
+        if places.len() > 1 {
+            let (once, twice) = (event.left(&places[..1]), again.left(&[0]));
+            assert_eq!(once, twice, "a copy of a copy differs");
+        }
+        reads_as(&left.bare(), event.user(), &left);
+        let encoded = DeleteGroups::encode(event.user(), left.groups());
+        assert_eq!(encoded, Ok(left.bare()), "what is left can't be published");
     }
-    let written = DeleteGroups::encode(event.user(), names).expect("what was read can be written");
-    assert_eq!(decode(&written).as_ref(), Ok(event));
+}
+
+/// Reads a copy that carries what is left.
+fn reads_as(copy: &[u8], user: &str, left: &Left) -> DeleteGroups {
+    let read = decode(copy).expect("a copy can be read");
+    assert_eq!((read.user(), read.groups()), (user, left.groups()));
+    read
 }
 
 /// The other reader takes no byte order mark.
