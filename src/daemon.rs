@@ -10,7 +10,8 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pace::limiter::Limiter;
 use crate::pace::suspension::Suspension;
-use crate::status::{State, Status};
+use crate::state::State;
+use crate::status::Status;
 use crate::telemetry::Ids;
 use crate::worker::Worker;
 use convgroup_broker::events::Observer;
@@ -85,16 +86,12 @@ impl Daemon {
         status: Arc<Status>,
     ) -> Result<Self, SetupError> {
         let signer = {
-            let metrics = Arc::clone(&metrics);
-            let on_signed = move |expiry_s: u64| {
-                metrics
-                    .usersig_expiry_timestamp_seconds
-                    .set(expiry_s as f64);
-            };
+            let status = Arc::clone(&status);
+            let on_signed = move |expiry_s: u64| status.signed(expiry_s as f64);
             Signer::new(&config.im, Box::new(on_signed)).map_err(SetupError::Secret)?
         };
         let prefetch = usize::from(config.amqp.prefetch);
-        let limiter = Arc::new(Limiter::new(config.calls_per_second, Arc::clone(&metrics)));
+        let limiter = Arc::new(Limiter::new(config.calls_per_second, Arc::clone(&status)));
         let pace = Arc::clone(&limiter);
         let hears: Hears = Arc::new(move |connect| pace.connects(connect));
         let client = ChatClient::new(&config.im, signer, prefetch, &hears);
@@ -114,12 +111,14 @@ impl Daemon {
             topology: config.amqp.topology.clone(),
             retry: config.retry,
             ids: Ids::new(config.log.reveal_ids, config.im.sdk_app_id),
-            metrics: Arc::clone(&metrics),
+            metrics,
+            status: Arc::clone(&status),
         });
-        let supervisor = Supervisor::new(
-            config.amqp,
-            Observer::new(move |event| metrics.broker_event(event)),
-        );
+        let observer = {
+            let status = Arc::clone(&status);
+            Observer::new(move |event| status.broker_event(event))
+        };
+        let supervisor = Supervisor::new(config.amqp, observer);
         Ok(Self {
             worker,
             suspension,
@@ -175,7 +174,7 @@ impl Daemon {
                     return None;
                 }
                 PhaseEnd::Stopped(deliveries) => {
-                    return Some(self.drain(deliveries, tasks, session).await);
+                    return Some(Box::pin(self.drain(deliveries, tasks, session)).await);
                 }
             }
         }

@@ -20,6 +20,7 @@ mod log_lines;
 pub mod metrics;
 pub mod pace;
 pub mod shutdown;
+pub mod state;
 pub mod status;
 pub mod telemetry;
 pub mod worker;

@@ -8,6 +8,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::state::{Broker, Queue, State};
 use convgroup_broker::connect::Role;
 use convgroup_broker::events::BrokerEvent;
 use convgroup_broker::settle::Op;
@@ -18,12 +19,23 @@ use convgroup_domain::gate::{Health, Reason};
 /// The content type of [`Metrics::encode`]: Prometheus text format 0.0.4.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// States of the daemon, as the label of `convgroup_state`.
-const STATES: [&str; 4] = ["consuming", "suspended", "draining", "disconnected"];
 /// The two connections of a session, as the label of `convgroup_amqp_connected`.
 const ROLES: [Role; 2] = [Role::Consume, Role::Publish];
-/// Groups of queues, as the label of `convgroup_queue_messages`.
-const QUEUES: [&str; 3] = ["main", "retry", "dead"];
+
+/// Whether a message was delivered before, as the label of `convgroup_messages_received_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redelivered(pub bool);
+
+impl Redelivered {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self(false), Self(true)];
+
+    /// The label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        if self.0 { "true" } else { "false" }
+    }
+}
 
 /// 1 ms to 10 s: the API answers in tens of milliseconds and times out at 3 s.
 const CALL_SECONDS: [f64; 14] = [
@@ -153,10 +165,10 @@ impl Metrics {
     #[must_use]
     pub fn new(codes: &CodeTable) -> Self {
         let metrics = Self::build().expect("names and labels are constants, checked by a test");
-        for redelivered in ["false", "true"] {
+        for redelivered in Redelivered::ALL {
             metrics
                 .messages_received_total
-                .with_label_values(&[redelivered]);
+                .with_label_values(&[redelivered.label()]);
         }
         for outcome in Outcome::ALL {
             metrics
@@ -201,8 +213,8 @@ impl Metrics {
             metrics.amqp_connected.with_label_values(&[role.label()]);
         }
         let gauges = [
-            (&metrics.state, &STATES[..]),
-            (&metrics.queue_messages, &QUEUES[..]),
+            (&metrics.state, &State::LABELS[..]),
+            (&metrics.queue_messages, &Queue::ALL.map(Queue::label)[..]),
         ];
         for (gauge, labels) in gauges {
             for label in labels {
@@ -216,49 +228,46 @@ impl Metrics {
         metrics
     }
 
-    /// Counts what happened at the broker.
-    pub fn broker_event(&self, event: BrokerEvent) {
-        let connected = |count: i64| {
-            for role in ROLES {
-                self.amqp_connected
-                    .with_label_values(&[role.label()])
-                    .set(count);
-            }
+    /// Counts the connections that took the place of others.
+    pub fn count_reconnects(&self, event: BrokerEvent) {
+        let replaced: &[Role] = match event {
+            BrokerEvent::SessionReplaced => &ROLES,
+            BrokerEvent::PublisherReplaced => &[Role::Publish],
+            BrokerEvent::SessionBegan
+            | BrokerEvent::SessionEnded
+            | BrokerEvent::Blocked(_)
+            | BrokerEvent::Depths(_) => &[],
         };
-        let reconnected = |role: Role| {
+        for role in replaced {
             self.amqp_reconnects_total
                 .with_label_values(&[role.label()])
                 .inc();
-        };
-        match event {
-            BrokerEvent::SessionBegan => connected(1),
-            BrokerEvent::SessionReplaced => ROLES.into_iter().for_each(reconnected),
-            BrokerEvent::SessionEnded => {
-                connected(0);
-                self.amqp_blocked.set(0);
-            }
-            BrokerEvent::PublisherReplaced => {
-                reconnected(Role::Publish);
-                self.amqp_blocked.set(0);
-            }
-            BrokerEvent::Blocked(blocked) => self.amqp_blocked.set(i64::from(blocked)),
-            BrokerEvent::Depths(depths) => {
-                let depths = [depths.main, depths.retry, depths.dead];
-                for (queue, depth) in QUEUES.into_iter().zip(depths) {
-                    self.queue_messages
-                        .with_label_values(&[queue])
-                        .set(i64::from(depth));
-                }
+        }
+    }
+
+    /// Sets the gauges of the broker.
+    pub fn show_broker(&self, broker: &Broker) {
+        for role in ROLES {
+            self.amqp_connected
+                .with_label_values(&[role.label()])
+                .set(broker.is_connected.into());
+        }
+        self.amqp_blocked.set(broker.is_blocked.into());
+        if let Some(depths) = broker.depths {
+            for queue in Queue::ALL {
+                self.queue_messages
+                    .with_label_values(&[queue.label()])
+                    .set(queue.depth(depths).into());
             }
         }
     }
 
     /// Makes `state` the one that is 1.
-    pub fn set_state(&self, state: &str) {
-        for name in STATES {
+    pub fn show_state(&self, state: &State) {
+        for label in State::LABELS {
             self.state
-                .with_label_values(&[name])
-                .set(i64::from(name == state));
+                .with_label_values(&[label])
+                .set((label == state.label()).into());
         }
     }
 
@@ -280,12 +289,13 @@ mod tests {
     use expect_test::expect_file;
 
     use super::*;
+    use crate::state::Now;
 
     /// The full exposition at zero, but for the lines whose values are the machine's.
     #[test]
     fn the_exposition_is_the_contracts() {
         let metrics = Metrics::new(&CodeTable::new(&BTreeMap::new()));
-        metrics.set_state("disconnected");
+        metrics.show_state(&Now::at_start().state);
         let text = String::from_utf8(metrics.encode()).unwrap();
         let lines: Vec<&str> = text
             .lines()

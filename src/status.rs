@@ -1,65 +1,15 @@
-//! What state the daemon is in, and why, in words: one source for `/readyz`, the status page and the state metric.
+//! The one place for what is so now: one source for `/readyz`, the status page and the gauges.
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
+use crate::state::{Now, State};
+use convgroup_broker::events::BrokerEvent;
 
 /// The loop turns at least every second; silent for this long, it is stuck.
 const TURN_MAX: Duration = Duration::from_secs(30);
 
-/// The state of the daemon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// No session with the broker.
-    Disconnected {
-        /// Why not.
-        reason: String,
-    },
-    /// A consumer is registered: working, or standing by while another replica is the single active consumer.
-    Consuming,
-    /// Calls make no sense now.
-    Suspended {
-        /// Whose fault it is, and what to do.
-        reason: String,
-        /// When the next probe goes out.
-        next_probe: SystemTime,
-    },
-    /// On the way to a stop.
-    Draining,
-}
-
-impl State {
-    /// The label of `convgroup_state`.
-    #[must_use]
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Disconnected { .. } => "disconnected",
-            Self::Consuming => "consuming",
-            Self::Suspended { .. } => "suspended",
-            Self::Draining => "draining",
-        }
-    }
-
-    /// The state in a sentence.
-    #[must_use]
-    pub fn in_words(&self) -> String {
-        match self {
-            Self::Disconnected { reason } => format!("not connected to the broker: {reason}"),
-            Self::Consuming => "consuming, or standing by for the active replica".to_owned(),
-            Self::Suspended { reason, next_probe } => {
-                let wait = next_probe
-                    .duration_since(SystemTime::now())
-                    .unwrap_or_default();
-                format!("suspended: {reason}; next probe in {} s", wait.as_secs())
-            }
-            Self::Draining => {
-                "draining: stopping as soon as the calls in flight are done".to_owned()
-            }
-        }
-    }
-}
-
-/// The state, shared between the loop that sets it and those who show it.
+/// What is so now, shared between those who change it and those who show it. Each change sets the gauges, too.
 #[derive(Debug)]
 pub struct Status {
     inner: Mutex<Inner>,
@@ -68,26 +18,20 @@ pub struct Status {
 
 #[derive(Debug)]
 struct Inner {
-    state: State,
-    since: Instant,
+    now: Now,
     turned: Instant,
-    had_session: bool,
 }
 
 impl Status {
     /// Starts as disconnected.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let state = State::Disconnected {
-            reason: "not tried yet".to_owned(),
-        };
-        metrics.set_state(state.label());
+        let now = Now::at_start();
+        metrics.show_state(&now.state);
         Self {
             inner: Mutex::new(Inner {
-                state,
-                since: Instant::now(),
+                now,
                 turned: Instant::now(),
-                had_session: false,
             }),
             metrics,
         }
@@ -97,14 +41,8 @@ impl Status {
     pub fn set(&self, state: State) {
         let mut inner = self.lock();
         inner.turned = Instant::now();
-        inner.had_session |= matches!(state, State::Consuming | State::Suspended { .. });
-        if inner.state != State::Draining {
-            if inner.state.label() != state.label() {
-                inner.since = inner.turned;
-            }
-            self.metrics.set_state(state.label());
-            inner.state = state;
-        }
+        inner.now.enter(state);
+        self.metrics.show_state(&inner.now.state);
     }
 
     /// Says that the loop turns.
@@ -112,28 +50,56 @@ impl Status {
         self.lock().turned = Instant::now();
     }
 
+    /// Takes in what happened at the broker.
+    pub fn broker_event(&self, event: BrokerEvent) {
+        let mut inner = self.lock();
+        inner.now.broker.on(event);
+        self.metrics.show_broker(&inner.now.broker);
+        self.metrics.count_reconnects(event);
+    }
+
+    /// Counts a message as in hand for as long as the guard lives, however its task ends. It was delivered at this moment, unix
+    /// seconds.
+    pub fn delivered(&self, at: f64) -> InHand<'_> {
+        let mut inner = self.lock();
+        inner.now.last_delivery = Some(at);
+        inner.now.in_flight += 1;
+        self.metrics.last_delivery_timestamp_seconds.set(at);
+        self.metrics.in_flight.set(inner.now.in_flight.into());
+        InHand(self)
+    }
+
+    /// Says that the API answered at this moment, unix seconds, that a group is deleted or gone.
+    pub fn succeeded(&self, at: f64) {
+        let mut inner = self.lock();
+        inner.now.last_success = Some(at);
+        self.metrics.last_success_timestamp_seconds.set(at);
+    }
+
+    /// Says how many calls per second may leave.
+    pub fn paced(&self, pace: f64) {
+        let mut inner = self.lock();
+        inner.now.pace = pace;
+        self.metrics.rate_limit_calls_per_second.set(pace);
+    }
+
+    /// Says when the signature in use expires, unix seconds.
+    pub fn signed(&self, expiry: f64) {
+        let mut inner = self.lock();
+        inner.now.usersig_expiry = Some(expiry);
+        self.metrics.usersig_expiry_timestamp_seconds.set(expiry);
+    }
+
+    /// All that is so now, at one moment.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.lock().now.clone()
+    }
+
     /// The state now.
     #[must_use]
     pub fn state(&self) -> State {
-        self.lock().state.clone()
-    }
-
-    /// How long the state has had its label; its reason may have changed meanwhile.
-    #[must_use]
-    pub fn state_for(&self) -> Duration {
-        self.lock().since.elapsed()
-    }
-
-    /// Whether there has ever been a session with the broker.
-    #[must_use]
-    pub fn had_session(&self) -> bool {
-        self.lock().had_session
-    }
-
-    /// Whether messages are consumed, or would be if this replica were the active one.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.lock().state == State::Consuming
+        self.lock().now.state.clone()
     }
 
     /// Whether the loop turns.
@@ -144,5 +110,79 @@ impl Status {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no panic while held")
+    }
+}
+
+/// A message in hand.
+#[derive(Debug)]
+#[must_use = "it counts for as long as it lives"]
+pub struct InHand<'s>(&'s Status);
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.now.in_flight -= 1;
+        self.0.metrics.in_flight.set(inner.now.in_flight.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::state::Queue;
+    use convgroup_broker::connect::Role;
+    use convgroup_broker::events::Depths;
+    use convgroup_domain::code::CodeTable;
+
+    fn status() -> Status {
+        Status::new(Arc::new(Metrics::new(&CodeTable::new(&BTreeMap::new()))))
+    }
+
+    #[test]
+    fn the_gauges_show_what_the_status_says() {
+        let status = status();
+        let depths = Depths {
+            main: 1,
+            retry: 2,
+            dead: 3,
+        };
+        status.broker_event(BrokerEvent::SessionBegan);
+        status.broker_event(BrokerEvent::Blocked(true));
+        status.broker_event(BrokerEvent::Depths(depths));
+        status.set(State::Consuming);
+        status.paced(50.0);
+        status.signed(3.0);
+        status.succeeded(2.0);
+        let (_one, two) = (status.delivered(1.0), status.delivered(1.5));
+        drop(two);
+        let (now, metrics) = (status.now(), &status.metrics);
+        assert!(now.broker.is_connected && now.broker.is_blocked && now.had_session);
+        assert_eq!((now.in_flight, metrics.in_flight.get()), (1, 1));
+        for role in [Role::Consume, Role::Publish] {
+            let connected = metrics.amqp_connected.with_label_values(&[role.label()]);
+            assert_eq!(connected.get(), 1);
+        }
+        assert_eq!(metrics.amqp_blocked.get(), 1);
+        for queue in Queue::ALL {
+            let messages = metrics.queue_messages.with_label_values(&[queue.label()]);
+            assert_eq!(messages.get(), i64::from(queue.depth(depths)));
+        }
+        for label in State::LABELS {
+            let is_it = metrics.state.with_label_values(&[label]).get() == 1;
+            assert_eq!(is_it, label == now.state.label(), "{label}");
+        }
+        for (said, gauge) in [
+            (Some(now.pace), &metrics.rate_limit_calls_per_second),
+            (now.last_delivery, &metrics.last_delivery_timestamp_seconds),
+            (now.last_success, &metrics.last_success_timestamp_seconds),
+            (
+                now.usersig_expiry,
+                &metrics.usersig_expiry_timestamp_seconds,
+            ),
+        ] {
+            assert_eq!(said.map(f64::to_bits), Some(gauge.get().to_bits()));
+        }
     }
 }

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use self::page::{Depths, View};
 use self::recent::Recent;
 use crate::metrics::{self, Metrics};
+use crate::state::Queue;
 use crate::status::Status;
 use convgroup_domain::code::CodeTable;
 use convgroup_host::clock::unix_seconds;
@@ -97,35 +98,30 @@ impl Admin {
     }
 
     fn view(&self) -> View {
-        let metrics = &self.metrics;
-        let depth = |queue: &str| metrics.queue_messages.with_label_values(&[queue]).get();
-        let is_up = |role: &str| metrics.amqp_connected.with_label_values(&[role]).get() == 1;
-        let now = unix_seconds();
-        let since = |at: f64| (at > 0.0).then(|| Duration::from_secs_f64((now - at).max(0.0)));
-        let expiry = metrics.usersig_expiry_timestamp_seconds.get();
+        let now = self.status.now();
+        let now_seconds = unix_seconds();
+        let since = |at: f64| Duration::from_secs_f64((now_seconds - at).max(0.0));
+        let until = |at: f64| Duration::from_secs_f64((at - now_seconds).max(0.0));
+        let depth = |queue: Queue| now.broker.depths.map_or(0, |depths| queue.depth(depths));
         View {
-            state: self.status.state(),
-            state_for: self.status.state_for(),
+            state_for: now.since.elapsed(),
             at: SystemTime::now(),
             up_for: self.started.elapsed(),
-            depths: Depths::of(
-                is_up("consume") && is_up("publish"),
-                self.status.had_session(),
-            ),
-            main: depth("main"),
-            retry: depth("retry"),
-            dead: depth("dead"),
-            in_flight: metrics.in_flight.get(),
-            pace: metrics.rate_limit_calls_per_second.get(),
+            depths: Depths::of(now.broker.is_connected, now.had_session),
+            main: depth(Queue::Main),
+            retry: depth(Queue::Retry),
+            dead: depth(Queue::Dead),
+            in_flight: now.in_flight,
+            pace: now.pace,
             limits: self.limits,
             identity: self.identity.clone(),
-            last_delivery: since(metrics.last_delivery_timestamp_seconds.get()),
-            last_success: since(metrics.last_success_timestamp_seconds.get()),
-            consume_is_up: is_up("consume"),
-            publish_is_up: is_up("publish"),
-            publish_is_blocked: metrics.amqp_blocked.get() == 1,
-            usersig_left: (expiry > 0.0).then(|| Duration::from_secs_f64((expiry - now).max(0.0))),
+            last_delivery: now.last_delivery.map(since),
+            last_success: now.last_success.map(since),
+            is_connected: now.broker.is_connected,
+            publish_is_blocked: now.broker.is_blocked,
+            usersig_left: now.usersig_expiry.map(until),
             lately: self.recent.lately(),
+            state: now.state,
         }
     }
 }
@@ -189,12 +185,13 @@ async fn livez(Shared(admin): Shared<Admin>) -> impl IntoResponse {
 
 /// 200 when consuming or standing by; else 503 with the reason in words.
 async fn readyz(Shared(admin): Shared<Admin>) -> impl IntoResponse {
-    let code = if admin.status.is_ready() {
+    let state = admin.status.state();
+    let code = if state.is_ready() {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (code, admin.status.state().in_words() + "\n")
+    (code, state.in_words() + "\n")
 }
 
 /// 404, for who mistyped a path into a probe's configuration. `OPTIONS *` asks about all paths at once.

@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::recent::Lately;
 use super::{Identity, Limits};
-use crate::status::State;
+use crate::state::State;
 use convgroup_domain::decide::Outcome;
 
 /// As long as the alert for a deaf daemon waits.
@@ -28,10 +28,10 @@ pub(super) struct View {
     /// What the three below are worth.
     pub(super) depths: Depths,
     /// Messages ready in the queues, as last asked.
-    pub(super) main: i64,
-    pub(super) retry: i64,
-    pub(super) dead: i64,
-    pub(super) in_flight: i64,
+    pub(super) main: u32,
+    pub(super) retry: u32,
+    pub(super) dead: u32,
+    pub(super) in_flight: u32,
     /// Calls per second that may leave now.
     pub(super) pace: f64,
     pub(super) limits: Limits,
@@ -39,8 +39,8 @@ pub(super) struct View {
     /// How long ago; nothing before the first.
     pub(super) last_delivery: Option<Duration>,
     pub(super) last_success: Option<Duration>,
-    pub(super) consume_is_up: bool,
-    pub(super) publish_is_up: bool,
+    /// Both connections: they come up and go down together.
+    pub(super) is_connected: bool,
     pub(super) publish_is_blocked: bool,
     /// How long the signature in use is valid yet.
     pub(super) usersig_left: Option<Duration>,
@@ -98,7 +98,7 @@ impl Depths {
 
 impl View {
     /// A figure of messages ready in a queue, and what it is worth.
-    fn depth(&self, messages: i64, place: &str) -> (String, String) {
+    fn depth(&self, messages: u32, place: &str) -> (String, String) {
         match self.depths {
             Depths::Known => (count(messages), place.to_owned()),
             Depths::LastSeen => (count(messages), format!("{place}, as last seen")),
@@ -157,10 +157,10 @@ impl View {
     fn waiting(&self) -> (String, String) {
         let (messages, place) = self.depth(self.main, "in the main queue");
         let works = self.state == State::Consuming && self.depths == Depths::Known;
-        if self.main <= 0 || !works || self.pace <= 0.0 {
+        if self.main == 0 || !works || self.pace <= 0.0 {
             return (messages, place);
         }
-        let seconds = (self.main as f64 / self.pace).ceil();
+        let seconds = (f64::from(self.main) / self.pace).ceil();
         let to_drain = HumanDuration(Duration::from_secs_f64(seconds));
         (
             messages,
@@ -236,8 +236,8 @@ fn content(view: &View, mood: Mood) -> Markup {
                 (row("broker", &view.identity.nodes.join(", ")))
                 (row("listens on", &view.identity.listen.to_string()))
                 (row("last delivery", &ago(view.last_delivery)))
-                (row("connection that consumes", up(view.consume_is_up)))
-                (row("connection that publishes", &format!("{}{blocked}", up(view.publish_is_up))))
+                (row("connection that consumes", up(view.is_connected)))
+                (row("connection that publishes", &format!("{}{blocked}", up(view.is_connected))))
                 (row("UserSig valid for", &view.usersig_left.map_or("not signed yet".to_owned(), |left| HumanDuration(left).to_string())))
                 (row("up for", &HumanDuration(view.up_for).to_string()))
                 (row("version", env!("CARGO_PKG_VERSION")))
@@ -328,8 +328,8 @@ fn share(part: u64, whole: u64) -> String {
     format!("{:.1} %", part as f64 / whole as f64 * 100.0)
 }
 
-fn count(number: i64) -> String {
-    HumanCount(u64::try_from(number).unwrap_or_default()).to_string()
+fn count(number: u32) -> String {
+    HumanCount(number.into()).to_string()
 }
 
 fn ago(since: Option<Duration>) -> String {
@@ -378,8 +378,7 @@ mod tests {
             },
             last_delivery: Some(Duration::from_secs(3)),
             last_success: Some(Duration::from_secs(3)),
-            consume_is_up: true,
-            publish_is_up: true,
+            is_connected: true,
             publish_is_blocked: false,
             usersig_left: Some(Duration::from_hours(20)),
             lately: Lately {

@@ -1,4 +1,6 @@
 //! What happened in the last minutes: counters compared with what they were then.
+//!
+//! The counters are those of the metrics block. What happens is counted there once; a second count of our own could differ.
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -178,16 +180,18 @@ mod tests {
         Recent::new(Arc::new(Metrics::new(&codes)), &codes)
     }
 
-    fn called(recent: &Recent, label: &str, class: &str, times: u64) {
+    fn called(recent: &Recent, label: &str, class: Class, times: u64) {
         let calls = &recent.metrics.api_requests_total;
-        calls.with_label_values(&[label, class]).inc_by(times);
+        calls
+            .with_label_values(&[label, class.label()])
+            .inc_by(times);
     }
 
     #[test]
     fn answers_are_counted_since_the_oldest_note_the_most_frequent_first() {
         let recent = recent();
-        called(&recent, "51009", "gone", 2);
-        called(&recent, "0", "deleted", 7);
+        called(&recent, "51009", Class::Gone, 2);
+        called(&recent, "0", Class::Deleted, 7);
         let lately = recent.lately();
         let told: Vec<_> = lately
             .answers

@@ -6,7 +6,7 @@ use convgroup_chat::connects::Connect;
 use convgroup_domain::spacing::Spacing;
 use tokio::sync::Mutex;
 
-use crate::metrics::Metrics;
+use crate::status::Status;
 
 /// Where a call waits for its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +23,18 @@ pub struct Limiter {
     /// Who holds it is at the head of the line. Tokio's mutex is fair: first come, first served.
     line: Mutex<()>,
     spacing: StdMutex<Spacing>,
-    metrics: Arc<Metrics>,
+    status: Arc<Status>,
 }
 
 impl Limiter {
     /// At most `limit` calls in any sliding second.
     #[must_use]
-    pub fn new(limit: u32, metrics: Arc<Metrics>) -> Self {
-        metrics.rate_limit_calls_per_second.set(f64::from(limit));
+    pub fn new(limit: u32, status: Arc<Status>) -> Self {
+        status.paced(f64::from(limit));
         Self {
             line: Mutex::new(()),
             spacing: StdMutex::new(Spacing::new(limit)),
-            metrics,
+            status,
         }
     }
 
@@ -79,14 +79,13 @@ impl Limiter {
         Ok(())
     }
 
-    /// Brings the gauge of the pace up to date: it climbs while no call leaves, too.
+    /// Brings the pace that is shown up to date: it climbs while no call leaves, too.
     pub fn show_pace(&self) {
         self.show(&self.spacing(), Instant::now());
     }
 
     fn show(&self, spacing: &Spacing, now: Instant) {
-        let pace = spacing.pace(now);
-        self.metrics.rate_limit_calls_per_second.set(pace);
+        self.status.paced(spacing.pace(now));
     }
 
     /// Halves the pace for everybody at once, because the API said "too often".

@@ -10,8 +10,9 @@ use futures_util::FutureExt;
 use tokio::task::JoinError;
 
 use crate::config::Retry;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Redelivered};
 use crate::pace::suspension::Suspension;
+use crate::status::{InHand, Status};
 use crate::telemetry::Ids;
 use convgroup_broker::delivery::{Delivery, Message, Receipt};
 use convgroup_broker::life::Life;
@@ -53,6 +54,8 @@ pub struct Worker {
     pub ids: Ids,
     /// Counts.
     pub metrics: Arc<Metrics>,
+    /// Knows what is so now.
+    pub status: Arc<Status>,
 }
 
 /// A message, judged: its command as far as it could be read, the history it came with, and what is to be done with it.
@@ -68,22 +71,6 @@ fn read(message: &Message) -> Result<DeleteGroups, Malformed> {
     match &message.unreadable {
         Some(reason) => Err(Malformed::Unreadable(reason.clone())),
         None => decode_declared(&message.body, message.declared()),
-    }
-}
-
-/// Counts a message as in hand for as long as it lives, however its task ends.
-struct InHand<'m>(&'m Metrics);
-
-impl<'m> InHand<'m> {
-    fn new(metrics: &'m Metrics) -> Self {
-        metrics.in_flight.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for InHand<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.dec();
     }
 }
 
@@ -120,15 +107,11 @@ impl Worker {
     }
 
     fn received(&self, message: &Message, clock: &Clock) -> InHand<'_> {
-        let redelivered = if message.redelivered { "true" } else { "false" };
         self.metrics
             .messages_received_total
-            .with_label_values(&[redelivered])
+            .with_label_values(&[Redelivered(message.redelivered).label()])
             .inc();
-        self.metrics
-            .last_delivery_timestamp_seconds
-            .set(clock.start_seconds());
-        InHand::new(&self.metrics)
+        self.status.delivered(clock.start_seconds())
     }
 
     async fn judge(&self, message: &Message, clock: &Clock, life: &Life) -> Judged {

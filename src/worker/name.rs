@@ -79,9 +79,7 @@ impl Worker {
             .with_label_values(&[class.label()])
             .observe(call.took.as_secs_f64());
         if matches!(class, Class::Deleted | Class::Gone) {
-            self.metrics
-                .last_success_timestamp_seconds
-                .set(clock.now_seconds());
+            self.status.succeeded(clock.now_seconds());
         }
         self.suspension.observe(&verdict, called, life).await;
         verdict
