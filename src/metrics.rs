@@ -289,13 +289,13 @@ mod tests {
     use expect_test::expect_file;
 
     use super::*;
-    use crate::state::Now;
+    use crate::state::Model;
 
     /// The full exposition at zero, but for the lines whose values are the machine's.
     #[test]
     fn the_exposition_is_the_contracts() {
         let metrics = Metrics::new(&CodeTable::new(&BTreeMap::new()));
-        metrics.show_state(&Now::at_start().state);
+        metrics.show_state(&Model::at_start().state);
         let text = String::from_utf8(metrics.encode()).unwrap();
         let lines: Vec<&str> = text
             .lines()

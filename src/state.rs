@@ -1,4 +1,4 @@
-//! What is so now, as data: the state of the daemon, its broker, its work. It knows neither metrics nor pages.
+//! The model of the running daemon, as data: its state, its broker, its work. It knows neither metrics nor pages.
 use std::time::{Instant, SystemTime};
 
 use convgroup_broker::events::{BrokerEvent, Depths};
@@ -129,9 +129,9 @@ impl Broker {
     }
 }
 
-/// All that is so now. Moments are unix seconds, and absent before the first time.
+/// The running daemon. Moments are unix seconds, and absent before the first time.
 #[derive(Clone, Debug)]
-pub struct Now {
+pub struct Model {
     /// The state.
     pub state: State,
     /// Since when the state has had its label; its reason may have changed meanwhile.
@@ -152,7 +152,7 @@ pub struct Now {
     pub usersig_expiry: Option<f64>,
 }
 
-impl Now {
+impl Model {
     /// A daemon that has not tried anything yet.
     #[must_use]
     pub fn at_start() -> Self {
@@ -217,11 +217,11 @@ mod tests {
 
     #[test]
     fn draining_is_final() {
-        let mut now = Now::at_start();
-        assert!(!now.had_session);
-        now.enter(State::Consuming);
-        now.enter(State::Draining);
-        now.enter(State::Consuming);
-        assert_eq!((now.state, now.had_session), (State::Draining, true));
+        let mut model = Model::at_start();
+        assert!(!model.had_session);
+        model.enter(State::Consuming);
+        model.enter(State::Draining);
+        model.enter(State::Consuming);
+        assert_eq!((model.state, model.had_session), (State::Draining, true));
     }
 }

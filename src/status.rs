@@ -1,15 +1,15 @@
-//! The one place for what is so now: one source for `/readyz`, the status page and the gauges.
+//! The one holder of the [`Model`]: one source for `/readyz`, the status page and the gauges.
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
-use crate::state::{Now, State};
+use crate::state::{Model, State};
 use convgroup_broker::events::BrokerEvent;
 
 /// The loop turns at least every second; silent for this long, it is stuck.
 const TURN_MAX: Duration = Duration::from_secs(30);
 
-/// What is so now, shared between those who change it and those who show it. Each change sets the gauges, too.
+/// The model of the running daemon, shared between those who change it and those who show it. Each change sets the gauges, too.
 #[derive(Debug)]
 pub struct Status {
     inner: Mutex<Inner>,
@@ -18,7 +18,7 @@ pub struct Status {
 
 #[derive(Debug)]
 struct Inner {
-    now: Now,
+    model: Model,
     turned: Instant,
 }
 
@@ -26,11 +26,11 @@ impl Status {
     /// Starts as disconnected.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let now = Now::at_start();
-        metrics.show_state(&now.state);
+        let model = Model::at_start();
+        metrics.show_state(&model.state);
         Self {
             inner: Mutex::new(Inner {
-                now,
+                model,
                 turned: Instant::now(),
             }),
             metrics,
@@ -41,8 +41,8 @@ impl Status {
     pub fn set(&self, state: State) {
         let mut inner = self.lock();
         inner.turned = Instant::now();
-        inner.now.enter(state);
-        self.metrics.show_state(&inner.now.state);
+        inner.model.enter(state);
+        self.metrics.show_state(&inner.model.state);
     }
 
     /// Says that the loop turns.
@@ -53,8 +53,8 @@ impl Status {
     /// Takes in what happened at the broker.
     pub fn broker_event(&self, event: BrokerEvent) {
         let mut inner = self.lock();
-        inner.now.broker.on(event);
-        self.metrics.show_broker(&inner.now.broker);
+        inner.model.broker.on(event);
+        self.metrics.show_broker(&inner.model.broker);
         self.metrics.count_reconnects(event);
     }
 
@@ -62,44 +62,44 @@ impl Status {
     /// seconds.
     pub fn delivered(&self, at: f64) -> InHand<'_> {
         let mut inner = self.lock();
-        inner.now.last_delivery = Some(at);
-        inner.now.in_flight += 1;
+        inner.model.last_delivery = Some(at);
+        inner.model.in_flight += 1;
         self.metrics.last_delivery_timestamp_seconds.set(at);
-        self.metrics.in_flight.set(inner.now.in_flight.into());
+        self.metrics.in_flight.set(inner.model.in_flight.into());
         InHand(self)
     }
 
     /// Says that the API answered at this moment, unix seconds, that a group is deleted or gone.
     pub fn succeeded(&self, at: f64) {
         let mut inner = self.lock();
-        inner.now.last_success = Some(at);
+        inner.model.last_success = Some(at);
         self.metrics.last_success_timestamp_seconds.set(at);
     }
 
     /// Says how many calls per second may leave.
     pub fn paced(&self, pace: f64) {
         let mut inner = self.lock();
-        inner.now.pace = pace;
+        inner.model.pace = pace;
         self.metrics.rate_limit_calls_per_second.set(pace);
     }
 
     /// Says when the signature in use expires, unix seconds.
     pub fn signed(&self, expiry: f64) {
         let mut inner = self.lock();
-        inner.now.usersig_expiry = Some(expiry);
+        inner.model.usersig_expiry = Some(expiry);
         self.metrics.usersig_expiry_timestamp_seconds.set(expiry);
     }
 
-    /// All that is so now, at one moment.
+    /// A copy of the whole model, as it is now.
     #[must_use]
-    pub fn now(&self) -> Now {
-        self.lock().now.clone()
+    pub fn model(&self) -> Model {
+        self.lock().model.clone()
     }
 
     /// The state now.
     #[must_use]
     pub fn state(&self) -> State {
-        self.lock().now.state.clone()
+        self.lock().model.state.clone()
     }
 
     /// Whether the loop turns.
@@ -121,8 +121,8 @@ pub struct InHand<'s>(&'s Status);
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
         let mut inner = self.0.lock();
-        inner.now.in_flight -= 1;
-        self.0.metrics.in_flight.set(inner.now.in_flight.into());
+        inner.model.in_flight -= 1;
+        self.0.metrics.in_flight.set(inner.model.in_flight.into());
     }
 }
 
@@ -157,9 +157,9 @@ mod tests {
         status.succeeded(2.0);
         let (_one, two) = (status.delivered(1.0), status.delivered(1.5));
         drop(two);
-        let (now, metrics) = (status.now(), &status.metrics);
-        assert!(now.broker.is_connected && now.broker.is_blocked && now.had_session);
-        assert_eq!((now.in_flight, metrics.in_flight.get()), (1, 1));
+        let (model, metrics) = (status.model(), &status.metrics);
+        assert!(model.broker.is_connected && model.broker.is_blocked && model.had_session);
+        assert_eq!((model.in_flight, metrics.in_flight.get()), (1, 1));
         for role in [Role::Consume, Role::Publish] {
             let connected = metrics.amqp_connected.with_label_values(&[role.label()]);
             assert_eq!(connected.get(), 1);
@@ -171,14 +171,17 @@ mod tests {
         }
         for label in State::LABELS {
             let is_it = metrics.state.with_label_values(&[label]).get() == 1;
-            assert_eq!(is_it, label == now.state.label(), "{label}");
+            assert_eq!(is_it, label == model.state.label(), "{label}");
         }
         for (said, gauge) in [
-            (Some(now.pace), &metrics.rate_limit_calls_per_second),
-            (now.last_delivery, &metrics.last_delivery_timestamp_seconds),
-            (now.last_success, &metrics.last_success_timestamp_seconds),
+            (Some(model.pace), &metrics.rate_limit_calls_per_second),
             (
-                now.usersig_expiry,
+                model.last_delivery,
+                &metrics.last_delivery_timestamp_seconds,
+            ),
+            (model.last_success, &metrics.last_success_timestamp_seconds),
+            (
+                model.usersig_expiry,
                 &metrics.usersig_expiry_timestamp_seconds,
             ),
         ] {

@@ -98,30 +98,30 @@ impl Admin {
     }
 
     fn view(&self) -> View {
-        let now = self.status.now();
-        let now_seconds = unix_seconds();
-        let since = |at: f64| Duration::from_secs_f64((now_seconds - at).max(0.0));
-        let until = |at: f64| Duration::from_secs_f64((at - now_seconds).max(0.0));
-        let depth = |queue: Queue| now.broker.depths.map_or(0, |depths| queue.depth(depths));
+        let model = self.status.model();
+        let now = unix_seconds();
+        let since = |at: f64| Duration::from_secs_f64((now - at).max(0.0));
+        let until = |at: f64| Duration::from_secs_f64((at - now).max(0.0));
+        let depth = |queue: Queue| model.broker.depths.map_or(0, |depths| queue.depth(depths));
         View {
-            state_for: now.since.elapsed(),
+            state_for: model.since.elapsed(),
             at: SystemTime::now(),
             up_for: self.started.elapsed(),
-            depths: Depths::of(now.broker.is_connected, now.had_session),
+            depths: Depths::of(model.broker.is_connected, model.had_session),
             main: depth(Queue::Main),
             retry: depth(Queue::Retry),
             dead: depth(Queue::Dead),
-            in_flight: now.in_flight,
-            pace: now.pace,
+            in_flight: model.in_flight,
+            pace: model.pace,
             limits: self.limits,
             identity: self.identity.clone(),
-            last_delivery: now.last_delivery.map(since),
-            last_success: now.last_success.map(since),
-            is_connected: now.broker.is_connected,
-            publish_is_blocked: now.broker.is_blocked,
-            usersig_left: now.usersig_expiry.map(until),
+            last_delivery: model.last_delivery.map(since),
+            last_success: model.last_success.map(since),
+            is_connected: model.broker.is_connected,
+            publish_is_blocked: model.broker.is_blocked,
+            usersig_left: model.usersig_expiry.map(until),
             lately: self.recent.lately(),
-            state: now.state,
+            state: model.state,
         }
     }
 }

@@ -54,7 +54,7 @@ pub struct Worker {
     pub ids: Ids,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Knows what is so now.
+    /// Is told what is in hand and what succeeded.
     pub status: Arc<Status>,
 }
 

@@ -11,7 +11,7 @@ use convgroup_domain::code::{Class, CodeTable};
 use convgroup_domain::decide::{
     Cause, Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
 };
-use convgroup_domain::message::{DeleteGroups, Left, decode};
+use convgroup_domain::message::{DeleteGroups, NamesLeft, decode};
 use convgroup_domain::reply::Reply;
 use convgroup_domain::retry::{Step, Tries, next_step};
 use proptest::collection::vec;
@@ -392,7 +392,7 @@ impl World {
         successor: &Successor,
         fates: &BTreeMap<String, Fate>,
     ) -> Result<(Destination, Message), TestCaseError> {
-        let rewritten = successor.left.as_ref().and_then(Left::rewritten);
+        let rewritten = successor.left.as_ref().and_then(NamesLeft::rewritten);
         let copy = Message {
             body: rewritten.unwrap_or(&message.body).to_vec(),
             attempt: Some(i64::from(successor.attempt.failures)),

@@ -9,7 +9,7 @@ use super::delivery::Message;
 use super::wire::HEADERS_DROPPED;
 use convgroup_domain::attempt::{ATTEMPT, FIRST_SEEN};
 use convgroup_domain::decide::{Destination, Successor};
-use convgroup_domain::message::Left;
+use convgroup_domain::message::NamesLeft;
 use convgroup_domain::text::hex;
 
 pub(super) const CAUSE: &str = "convgroup-cause";
@@ -140,7 +140,7 @@ fn body<'m>(
     match extent {
         Extent::Properties | Extent::Name => Some(Cow::Borrowed(&[])),
         Extent::Whole | Extent::Body => {
-            let rewritten = left.and_then(Left::rewritten);
+            let rewritten = left.and_then(NamesLeft::rewritten);
             Some(Cow::Borrowed(rewritten.unwrap_or(&message.body)))
         }
         Extent::Event => {

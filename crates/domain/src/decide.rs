@@ -43,7 +43,7 @@
 //! ```
 use super::attempt::Attempt;
 use super::code::{Class, Verdict};
-use super::message::{DeleteGroups, Left, Malformed};
+use super::message::{DeleteGroups, Malformed, NamesLeft};
 
 /// How one name ended within this delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,8 +147,8 @@ pub const DEAD_LETTER_KINDS: [(Cause, &str); 4] = [
 pub struct Successor {
     /// Where it goes.
     pub to: Destination,
-    /// What is left of the event; `None` where none could be read: then the body travels as it is.
-    pub left: Option<Left>,
+    /// The names left that it carries; `None` where no event could be read: then the body travels as it is.
+    pub left: Option<NamesLeft>,
     /// Its history.
     pub attempt: Attempt,
     /// The verdict it carries in its headers.

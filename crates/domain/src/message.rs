@@ -59,12 +59,12 @@ impl DeleteGroups {
     /// # Panics
     /// There is no name at one of the places.
     #[must_use]
-    pub fn left(&self, places: &[usize]) -> Left {
+    pub fn left(&self, places: &[usize]) -> NamesLeft {
         let groups: Vec<String> = places
             .iter()
             .map(|&place| self.groups[place].clone())
             .collect();
-        Left {
+        NamesLeft {
             rewritten: (groups != self.groups).then(|| self.frame.with(&groups)),
             user: self.user.clone(),
             groups,
@@ -73,8 +73,8 @@ impl DeleteGroups {
 
     /// The event with all of its names.
     #[must_use]
-    pub fn all_left(&self) -> Left {
-        Left {
+    pub fn all_left(&self) -> NamesLeft {
+        NamesLeft {
             user: self.user.clone(),
             groups: self.groups.clone(),
             rewritten: None,
@@ -97,25 +97,25 @@ fn written(user: &str, groups: &[String]) -> Vec<u8> {
         .expect("strings always serialize")
 }
 
-/// What is left of an event: all of its names or some of them, and the body of a copy that carries just these. Such a copy is
-/// made without reading the event's body again, so nothing can put a name back into it that is done.
+/// The names of an event that are left, all or some, and the body of a copy that carries just these. The event's body is not read
+/// again for it, so a copy can't fall back to carrying names that are done.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Left {
+pub struct NamesLeft {
     user: String,
     groups: Vec<String>,
     rewritten: Option<Vec<u8>>,
 }
 
 /// As with [`DeleteGroups`].
-impl fmt::Debug for Left {
+impl fmt::Debug for NamesLeft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Left")
+        f.debug_struct("NamesLeft")
             .field("groups", &self.groups.len())
             .finish_non_exhaustive()
     }
 }
 
-impl Left {
+impl NamesLeft {
     /// The names left, in the event's order.
     #[must_use]
     pub fn groups(&self) -> &[String] {
@@ -745,7 +745,10 @@ mod tests {
     fn debug_output_names_nobody() {
         let event = decode(br#"{"From_Account":"alice","GroupName":["secret"]}"#).unwrap();
         assert_eq!(format!("{event:?}"), "DeleteGroups { groups: 1, .. }");
-        assert_eq!(format!("{:?}", event.all_left()), "Left { groups: 1, .. }");
+        assert_eq!(
+            format!("{:?}", event.all_left()),
+            "NamesLeft { groups: 1, .. }"
+        );
     }
 
     proptest! {

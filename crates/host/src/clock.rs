@@ -86,3 +86,20 @@ impl Clock {
 fn ms(since_epoch: Duration) -> i64 {
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_moments_are_counted_from_the_start() {
+        let clock = Clock {
+            start: Duration::from_millis(1_700_000_000_250),
+            began: Instant::now(),
+        };
+        assert_eq!(clock.start_ms(), 1_700_000_000_250);
+        assert!(clock.start_seconds().fract() > 0.0);
+        assert!((0..60_000).contains(&(clock.now_ms() - clock.start_ms())));
+        assert!(clock.now_seconds() >= clock.start_seconds());
+    }
+}

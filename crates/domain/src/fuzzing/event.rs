@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::{assert_silent, with_secret};
-use crate::message::{DeleteGroups, GROUPS_MAX, Left, decode};
+use crate::message::{DeleteGroups, GROUPS_MAX, NamesLeft, decode};
 
 /// `data` is a body.
 ///
@@ -69,7 +69,7 @@ fn copies_carry_the_names_left(event: &DeleteGroups, body: &[u8]) {
 }
 
 /// Reads a copy that carries what is left.
-fn reads_as(copy: &[u8], user: &str, left: &Left) -> DeleteGroups {
+fn reads_as(copy: &[u8], user: &str, left: &NamesLeft) -> DeleteGroups {
     let read = decode(copy).expect("a copy can be read");
     assert_eq!((read.user(), read.groups()), (user, left.groups()));
     read
