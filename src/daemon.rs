@@ -18,7 +18,7 @@ use convgroup_broker::events::Observer;
 use convgroup_broker::session::{Deliveries, Session};
 use convgroup_broker::supervisor::Supervisor;
 use convgroup_chat::client::{self, ChatClient};
-use convgroup_chat::connects::Hears;
+use convgroup_chat::connects::OnConnect;
 use convgroup_chat::settings::SecretError;
 use convgroup_chat::signer::Signer;
 use convgroup_domain::gate::Reason;
@@ -93,7 +93,7 @@ impl Daemon {
         let prefetch = usize::from(config.amqp.prefetch);
         let limiter = Arc::new(Limiter::new(config.calls_per_second, Arc::clone(&status)));
         let pace = Arc::clone(&limiter);
-        let hears: Hears = Arc::new(move |connect| pace.connects(connect));
+        let hears: OnConnect = Arc::new(move |connect| pace.connects(connect));
         let client = ChatClient::new(&config.im, signer, prefetch, &hears);
         let client = Arc::new(client.map_err(SetupError::Client)?);
         let codes = Arc::new(config.codes);
@@ -132,10 +132,10 @@ impl Daemon {
     pub async fn run(mut self, stop: CancellationToken) -> Ended {
         loop {
             let status = Arc::clone(&self.status);
-            let told = |reason| status.set(State::Disconnected { reason });
+            let on_failure = |reason| status.set(State::Disconnected { reason });
             let limiter = self.suspension.limiter();
             let session = tokio::select! {
-                session = turning(&status, limiter, Box::pin(self.supervisor.session(told))) => Arc::new(session),
+                session = turning(&status, limiter, Box::pin(self.supervisor.session(on_failure))) => Arc::new(session),
                 () = stop.cancelled() => {
                     self.status.set(State::Draining);
                     return Ended::Clean;
@@ -161,12 +161,12 @@ impl Daemon {
     async fn work(&self, session: &Arc<Session>, stop: &CancellationToken) -> Option<Ended> {
         let mut tasks = JoinSet::new();
         loop {
-            let turn = if self.suspension.is_suspended() {
+            let end = if self.suspension.is_suspended() {
                 self.suspended(session, stop).await
             } else {
                 Box::pin(self.consume(session, stop, &mut tasks)).await
             };
-            match turn {
+            match end {
                 PhaseEnd::Over => {}
                 // What is in hand belongs to another consumer now; the calls in flight end by themselves.
                 PhaseEnd::Lost => {
@@ -182,7 +182,7 @@ impl Daemon {
 
     /// Probes until the API is healthy. Messages whose calls were in flight when it began are settled meanwhile.
     async fn suspended(&self, session: &Session, stop: &CancellationToken) -> PhaseEnd<'_> {
-        let told = |reason: &Reason, pause| {
+        let on_pause = |reason: &Reason, pause| {
             let (reason, next_probe) = (reason.to_string(), SystemTime::now() + pause);
             self.status.set(State::Suspended { reason, next_probe });
         };
@@ -191,7 +191,7 @@ impl Daemon {
             biased;
             () = stop.cancelled() => PhaseEnd::Stopped(None),
             () = session.life().over() => PhaseEnd::Lost,
-            () = turning(&self.status, limiter, self.suspension.recover(session.life(), told)) => PhaseEnd::Over,
+            () = turning(&self.status, limiter, self.suspension.recover(session.life(), on_pause)) => PhaseEnd::Over,
         }
     }
 

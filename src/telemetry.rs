@@ -40,7 +40,7 @@ static LINES: OnceLock<Arc<LogLines>> = OnceLock::new();
 /// The thread that writes can't be started.
 pub fn start(log: Log, dropped: IntCounter) -> io::Result<()> {
     let lines = Arc::clone(LINES.get_or_init(|| Arc::new(LogLines::new(dropped))));
-    let writer = Writer::new(Arc::clone(&lines), io::stderr(), told);
+    let writer = Writer::new(Arc::clone(&lines), io::stderr(), gap_line);
     thread::Builder::new()
         .name("log".to_owned())
         .stack_size(STACK_BYTES)
@@ -70,11 +70,11 @@ pub fn start(log: Log, dropped: IntCounter) -> io::Result<()> {
         .init();
     panic::set_hook(Box::new(|info| {
         let at = info.location().map(ToString::to_string).unwrap_or_default();
-        let told = limit_in_panic(info.payload()).map_or(
+        let text = limit_in_panic(info.payload()).map_or(
             "a bug: the program panicked; its text is left out because it may quote ids",
             Limit::advice,
         );
-        tracing::error!(panic.at = at, "{told}");
+        tracing::error!(panic.at = at, "{text}");
     }));
     Ok(())
 }
@@ -103,7 +103,7 @@ thread_local! {
 
 /// The line about lines that are missing, in the form of all others; empty where the level leaves it out. For the thread that
 /// writes: it must not queue lines behind those it is about.
-fn told(missing: &Missing) -> Vec<u8> {
+fn gap_line(missing: &Missing) -> Vec<u8> {
     ASIDE.set(Some(Vec::new()));
     let error = missing.refused.as_ref().map(tracing::field::display);
     tracing::warn!(

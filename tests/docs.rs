@@ -512,9 +512,8 @@ fn no_page_names_a_header_that_there_is_not() {
                     && name
                         .chars()
                         .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-                let known = headers.contains(name)
-                    || packages.contains(name)
-                    || others.contains(&name);
+                let known =
+                    headers.contains(name) || packages.contains(name) || others.contains(&name);
                 if shaped && name != "convgroup-" && !known {
                     findings.push(format!(
                         "{}:{number}: there is no header {name}",

@@ -27,7 +27,7 @@ use convgroup_host::clock::unix_seconds;
 
 /// The bounds that the status page holds the figures against.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct Bounds {
     /// `amqp.prefetch`, messages in hand.
     pub prefetch: u16,
     /// `rate_limit.calls_per_second`.
@@ -55,7 +55,7 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     recent: Arc<Recent>,
-    limits: Limits,
+    bounds: Bounds,
     identity: Identity,
     started: Instant,
 }
@@ -67,14 +67,14 @@ impl Admin {
         metrics: Arc<Metrics>,
         status: Arc<Status>,
         codes: &CodeTable,
-        limits: Limits,
+        bounds: Bounds,
         identity: Identity,
     ) -> Self {
         Self {
             recent: Arc::new(Recent::new(Arc::clone(&metrics), codes)),
             metrics,
             status,
-            limits,
+            bounds,
             identity,
             started: Instant::now(),
         }
@@ -113,7 +113,7 @@ impl Admin {
             dead: depth(Queue::Dead),
             in_flight: model.in_flight,
             pace: model.pace,
-            limits: self.limits,
+            bounds: self.bounds,
             identity: self.identity.clone(),
             last_delivery: model.last_delivery.map(since),
             last_success: model.last_success.map(since),
@@ -138,7 +138,7 @@ fn router(admin: Admin) -> Router {
         .route("/livez/", livez)
         .route("/readyz", readyz.clone())
         .route("/readyz/", readyz)
-        .route("/", page(get(look)))
+        .route("/", page(get(status_page)))
         .fallback(nothing_here)
         .with_state(admin)
 }
@@ -199,12 +199,12 @@ async fn nothing_here(method: Method, uri: Uri) -> Response {
     if method == Method::OPTIONS && uri.path() == "*" {
         return methods().await.into_response();
     }
-    let told = "nothing is here; there are / /metrics /livez /readyz\n";
-    (StatusCode::NOT_FOUND, told).into_response()
+    let text = "nothing is here; there are / /metrics /livez /readyz\n";
+    (StatusCode::NOT_FOUND, text).into_response()
 }
 
 /// For people; nothing on it comes from elsewhere.
-async fn look(Shared(admin): Shared<Admin>) -> impl IntoResponse {
+async fn status_page(Shared(admin): Shared<Admin>) -> impl IntoResponse {
     const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
                           connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = [

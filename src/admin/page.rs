@@ -6,7 +6,7 @@ use indicatif::{HumanCount, HumanDuration};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::recent::Lately;
-use super::{Identity, Limits};
+use super::{Bounds, Identity};
 use crate::state::State;
 use convgroup_domain::decide::Outcome;
 
@@ -34,7 +34,7 @@ pub(super) struct View {
     pub(super) in_flight: u32,
     /// Calls per second that may leave now.
     pub(super) pace: f64,
-    pub(super) limits: Limits,
+    pub(super) bounds: Bounds,
     pub(super) identity: Identity,
     /// How long ago; nothing before the first.
     pub(super) last_delivery: Option<Duration>,
@@ -141,7 +141,7 @@ impl View {
                     .to_owned(),
             );
         }
-        if self.state == State::Consuming && self.pace < f64::from(self.limits.calls_per_second) {
+        if self.state == State::Consuming && self.pace < f64::from(self.bounds.calls_per_second) {
             notes.push(
                 "The API throttles: the pace is cut and climbs back by itself. If it lasts, somebody else uses the limit too."
                     .to_owned(),
@@ -218,10 +218,10 @@ fn content(view: &View, mood: Mood) -> Markup {
             (figure("waiting", view.waiting()))
             (figure("delayed", view.depth(view.retry, "in the delay queues")))
             (figure("dead letters", view.depth(view.dead, "in the dead-letter queue")))
-            (figure("in hand", (count(view.in_flight), format!("of {} at most", view.limits.prefetch))))
+            (figure("in hand", (count(view.in_flight), format!("of {} at most", view.bounds.prefetch))))
             (figure("pace", (
                 format!("{:.0}/s", view.pace.floor()),
-                format!("of {}/s; used lately: {:.1}/s", view.limits.calls_per_second, view.calls_per_second())
+                format!("of {}/s; used lately: {:.1}/s", view.bounds.calls_per_second, view.calls_per_second())
             )))
             (figure("last success", (ago(view.last_success), "the API said deleted or gone".to_owned())))
         }
@@ -365,7 +365,7 @@ mod tests {
             dead: 0,
             in_flight: 0,
             pace: 200.0,
-            limits: Limits {
+            bounds: Bounds {
                 prefetch: 256,
                 calls_per_second: 200,
             },

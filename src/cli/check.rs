@@ -9,7 +9,7 @@ use convgroup_broker::declare::{Comparison, Standing};
 use convgroup_broker::rehearsal::Rehearsal;
 use convgroup_broker::settings::Amqp;
 use convgroup_chat::client::ChatClient;
-use convgroup_chat::connects::Hears;
+use convgroup_chat::connects::OnConnect;
 use convgroup_chat::probe::probe;
 use convgroup_chat::ready::{self, AskError, Readiness};
 use convgroup_chat::signer::Signer;
@@ -167,7 +167,7 @@ async fn queues_there(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
 async fn api(config: &Config) -> Finding {
     let signer = Signer::new(&config.im, Box::new(|_| {}))
         .map_err(|error| (Exit::Other, error.to_string()))?;
-    let client = ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as Hears))
+    let client = ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as OnConnect))
         .map_err(|error| (Exit::Config, error.to_string()))?;
     let health = probe(&client, &config.codes, || async { true }).await;
     let endpoint = client.route();

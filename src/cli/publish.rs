@@ -60,7 +60,7 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
     ))?;
     match cause {
         None if refused.is_empty() => Ok(Exit::Done),
-        None => Err(Failure::new(Exit::Other, anyhow!(told(&refused)))),
+        None => Err(Failure::new(Exit::Other, anyhow!(refusals(&refused)))),
         Some(err) => Err(Failure::from(err).context(format!(
             "{} of {} events are not confirmed; publish the whole again, repeats do no harm",
             events.len() - done + refused_before,
@@ -70,7 +70,7 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
 }
 
 /// Which events the broker refused, the first of them with the reason.
-fn told(refused: &[RefusedEvent]) -> String {
+fn refusals(refused: &[RefusedEvent]) -> String {
     let lines: Vec<String> = refused
         .iter()
         .take(MISTAKES_SHOWN)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 
 use super::{Exit, Failure};
-use crate::admin::{Admin, Identity, Limits};
+use crate::admin::{Admin, Bounds, Identity};
 use crate::config::Settings;
 use crate::daemon::{Daemon, Ended};
 use crate::metrics::Metrics;
@@ -49,7 +49,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         "starting"
     );
     let status = Arc::new(Status::new(Arc::clone(&metrics)));
-    let limits = Limits {
+    let bounds = Bounds {
         prefetch: config.amqp.prefetch,
         calls_per_second: config.calls_per_second,
     };
@@ -64,7 +64,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         Arc::clone(&metrics),
         Arc::clone(&status),
         &config.codes,
-        limits,
+        bounds,
         identity,
     );
     let daemon =

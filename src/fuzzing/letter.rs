@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use crate::cli::{exported, shown};
 use crate::telemetry::Ids;
+use convgroup_broker::dead_letter as read;
 use convgroup_broker::delivery::Message;
 use convgroup_broker::fuzzing::{message, on_the_wire};
-use convgroup_broker::letter as read;
+use convgroup_domain::dead_letter::{DeadLetter, Filter};
 use convgroup_domain::fuzzing::{CODES, NOW_MS, SECRET, assert_silent, with_secret};
-use convgroup_domain::letter::{Filter, Letter};
 
 /// `data` is the properties of a letter as they are on the wire, then its body.
 ///
@@ -40,7 +40,7 @@ pub fn letter(data: &[u8]) {
     hides_ids(message, &letter);
 }
 
-fn is_found_by_what_it_tells(letter: &Letter) {
+fn is_found_by_what_it_tells(letter: &DeadLetter) {
     let filter = Filter {
         causes: vec![letter.cause.clone()],
         classes: vec![letter.class.clone()],
@@ -67,7 +67,7 @@ fn is_known_again(letter: &Message) {
     assert_ne!(read::fingerprint(&other), known_by);
 }
 
-fn is_exported_whole(message: &Message, letter: &Letter) {
+fn is_exported_whole(message: &Message, letter: &DeadLetter) {
     let line = exported(letter, message);
     assert_eq!(line.matches('\n').count(), 1, "one letter, one line");
     let line: Value = serde_json::from_str(&line).expect("a letter is exported as JSON");
@@ -85,7 +85,7 @@ fn is_exported_whole(message: &Message, letter: &Letter) {
 }
 
 /// Users and groups are shown as hashes only, unless somebody asks for them.
-fn hides_ids(mut message: Message, letter: &Letter) {
+fn hides_ids(mut message: Message, letter: &DeadLetter) {
     if format!("{letter:?}").contains(SECRET) {
         return;
     }

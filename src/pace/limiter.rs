@@ -2,7 +2,7 @@
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use convgroup_chat::connects::Connect;
+use convgroup_chat::connects::ConnectEvent;
 use convgroup_domain::spacing::Spacing;
 use tokio::sync::Mutex;
 
@@ -39,7 +39,7 @@ impl Limiter {
     }
 
     /// Takes a slot if there is one now and nobody stands in line.
-    pub fn turn_now(&self) -> bool {
+    pub fn try_take(&self) -> bool {
         let Ok(_head) = self.line.try_lock() else {
             return false;
         };
@@ -48,13 +48,13 @@ impl Limiter {
 
     /// Waits until a call may leave and takes its slot, unless `may_go` says no at the last moment: then nothing is taken and
     /// `false` returned. Safe to drop at any await: a slot is taken only when this completes.
-    pub async fn turn(&self, may_go: impl Fn() -> bool) -> bool {
+    pub async fn wait_in_line(&self, may_go: impl Fn() -> bool) -> bool {
         let _head = self.line.lock().await;
-        self.turn_at_head(may_go).await
+        self.wait_at_head(may_go).await
     }
 
     /// The same, past the line: for what must be known before those in line leave.
-    pub async fn turn_at_head(&self, may_go: impl Fn() -> bool) -> bool {
+    pub async fn wait_at_head(&self, may_go: impl Fn() -> bool) -> bool {
         loop {
             if !may_go() {
                 return false;
@@ -102,11 +102,11 @@ impl Limiter {
     }
 
     /// Takes note of a call that has to connect before it leaves.
-    pub fn connects(&self, connect: Connect) {
+    pub fn connects(&self, connect: ConnectEvent) {
         let mut spacing = self.spacing();
         match connect {
-            Connect::Begun(now) => spacing.connect_begun(now),
-            Connect::Ended(now) => spacing.connect_ended(now),
+            ConnectEvent::Started(now) => spacing.connect_started(now),
+            ConnectEvent::Ended(now) => spacing.connect_ended(now),
         }
     }
 

@@ -88,10 +88,10 @@ impl Suspension {
 
     /// Waits for a call's turn. `false`: turned back, because the daemon is suspended or stops, or the message's session is
     /// over. Checked at the very moment of release.
-    pub async fn turn(&self, life: &Life, place: Place) -> bool {
+    pub async fn admit(&self, life: &Life, place: Place) -> bool {
         let may_go = || *self.state.borrow() == GateState::Open && life.is_on();
         // Most calls below the limit need not wait at all.
-        if place == Place::Line && may_go() && self.limiter.turn_now() {
+        if place == Place::Line && may_go() && self.limiter.try_take() {
             self.metrics.rate_limit_wait_seconds.observe(0.0);
             return true;
         }
@@ -128,8 +128,8 @@ impl Suspension {
 
     async fn turn_from(&self, place: Place, may_go: impl Fn() -> bool) -> bool {
         match place {
-            Place::Line => self.limiter.turn(may_go).await,
-            Place::Head => self.limiter.turn_at_head(may_go).await,
+            Place::Line => self.limiter.wait_in_line(may_go).await,
+            Place::Head => self.limiter.wait_at_head(may_go).await,
         }
     }
 
@@ -247,8 +247,8 @@ impl Suspension {
             }
         }
         let may_go = || life.is_on() && *self.state.borrow() != GateState::Draining;
-        let turn = || self.limiter.turn_at_head(may_go);
-        match probe(&self.client, &self.codes, turn).await {
+        let admitted = || self.limiter.wait_at_head(may_go);
+        match probe(&self.client, &self.codes, admitted).await {
             None => Event::ProbeLost,
             Some(health) => {
                 self.metrics

@@ -21,7 +21,7 @@ use convgroup_broker::settle::{Op, SettleError, settle};
 use convgroup_chat::client::ChatClient;
 use convgroup_domain::attempt::Attempt;
 use convgroup_domain::code::CodeTable;
-use convgroup_domain::decide::{Decided, Limits, NameEnd, decide, decide_malformed};
+use convgroup_domain::decide::{Decided, NameEnd, RetryLimits, decide, decide_malformed};
 use convgroup_domain::message::{DeleteGroups, Malformed, decode_declared};
 use convgroup_domain::topology::Topology;
 use convgroup_host::clock::Clock;
@@ -58,9 +58,9 @@ pub struct Worker {
     pub status: Arc<Status>,
 }
 
-/// A message, judged: its command as far as it could be read, the history it came with, and what is to be done with it.
+/// A message that was worked on: its command as far as it could be read, the history it came with, and what is to be done with it.
 #[derive(Debug)]
-struct Judged {
+struct Processed {
     event: Result<DeleteGroups, Malformed>,
     attempt: Attempt,
     decided: Decided,
@@ -80,8 +80,10 @@ impl Worker {
     pub async fn work_on(self: Arc<Self>, delivery: Delivery, session: Arc<Session>) {
         let clock = Clock::start();
         let _in_hand = self.received(&delivery.message, &clock);
-        let judged = self.judge(&delivery.message, &clock, session.life()).await;
-        self.finish(delivery, judged, &clock, &session).await;
+        let processed = self
+            .process(&delivery.message, &clock, session.life())
+            .await;
+        self.finish(delivery, processed, &clock, &session).await;
     }
 
     /// Hands back a delivery on which no work was begun.
@@ -89,12 +91,12 @@ impl Worker {
         let clock = Clock::start();
         let _in_hand = self.received(&delivery.message, &clock);
         let attempt = delivery.message.attempt(clock.start_ms());
-        let judged = Judged {
+        let processed = Processed {
             event: read(&delivery.message),
             attempt,
             decided: Decided::hand_back(attempt),
         };
-        self.finish(delivery, judged, &clock, session).await;
+        self.finish(delivery, processed, &clock, session).await;
     }
 
     /// Takes note of how a task of [`Self::work_on`] ended. One that panicked outside the calls left its message unsettled:
@@ -114,13 +116,13 @@ impl Worker {
         self.status.delivered(clock.start_seconds())
     }
 
-    async fn judge(&self, message: &Message, clock: &Clock, life: &Life) -> Judged {
+    async fn process(&self, message: &Message, clock: &Clock, life: &Life) -> Processed {
         let attempt = message.attempt(clock.start_ms());
         let event = match read(message) {
             Ok(event) => event,
             Err(malformed) => {
                 let decided = decide_malformed(&malformed, attempt);
-                return Judged {
+                return Processed {
                     event: Err(malformed),
                     attempt,
                     decided,
@@ -136,13 +138,13 @@ impl Worker {
             self.metrics.panics_total.inc();
             vec![NameEnd::Failed(self.codes.panic()); event.groups().len()]
         });
-        let limits = Limits {
+        let limits = RetryLimits {
             attempts_max: self.retry.max_attempts,
             tiers: self.topology.tiers.len(),
         };
         let ends = self.excused(ends, attempt, limits, life).await;
         let decided = decide(&event, &ends, attempt, limits);
-        Judged {
+        Processed {
             event: Ok(event),
             attempt,
             decided,
@@ -170,7 +172,7 @@ impl Worker {
         &self,
         ends: Vec<NameEnd>,
         attempt: Attempt,
-        limits: Limits,
+        limits: RetryLimits,
         life: &Life,
     ) -> Vec<NameEnd> {
         let Some(verdict) = ends.iter().find_map(NameEnd::passing_failure) else {
@@ -193,7 +195,7 @@ impl Worker {
     async fn finish(
         &self,
         delivery: Delivery,
-        mut judged: Judged,
+        mut processed: Processed,
         clock: &Clock,
         session: &Session,
     ) {
@@ -205,11 +207,11 @@ impl Worker {
             );
             return;
         }
-        let settled = self.settle(&message, receipt, &mut judged, clock, session);
+        let settled = self.settle(&message, receipt, &mut processed, clock, session);
         match settled.await {
             Ok(()) => {
                 session.life().prove();
-                self.settled(&message, &judged, clock);
+                self.settled(&message, &processed, clock);
             }
             Err(err) => {
                 self.count_failure(err.op);
@@ -229,7 +231,7 @@ impl Worker {
         &self,
         message: &Message,
         mut receipt: Receipt,
-        judged: &mut Judged,
+        processed: &mut Processed,
         clock: &Clock,
         session: &Session,
     ) -> Result<(), SettleError> {
@@ -239,11 +241,11 @@ impl Worker {
             let settled = settle(
                 message,
                 receipt,
-                &judged.decided.decision,
+                &processed.decided.decision,
                 confirmed,
                 &self.topology,
                 &session.publisher,
-                // A copy that was held says when it is offered, not when the message was judged.
+                // A copy that was held says when it is offered, not when the message was processed.
                 clock.now_ms(),
             );
             let Some(held) = settled.await? else {
@@ -263,7 +265,7 @@ impl Worker {
             if since.elapsed() >= failpoint::shortened(HELD_MAX)
                 || !self.wait_held(pauses.next_pause(), session.life()).await
             {
-                judged.decided = Decided::hand_back(judged.attempt);
+                processed.decided = Decided::hand_back(processed.attempt);
             }
         }
     }

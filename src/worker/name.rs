@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::Worker;
 use crate::pace::limiter::Place;
 use convgroup_broker::life::Life;
-use convgroup_chat::client::{Call, Connection};
+use convgroup_chat::client::{Call, Via};
 use convgroup_domain::code::{Class, Verdict};
 use convgroup_domain::decide::NameEnd;
 use convgroup_domain::reply::Reply;
@@ -25,28 +25,28 @@ impl Worker {
     ) -> NameEnd {
         let mut tries = Tries::default();
         let mut pauses = Intervals::quick_retry();
-        let mut connection = Connection::Pooled;
+        let mut via = Via::Pooled;
         loop {
             let place = if tries.resigned {
                 Place::Head
             } else {
                 Place::Line
             };
-            if !self.suspension.turn(life, place).await {
+            if !self.suspension.admit(life, place).await {
                 return NameEnd::Interrupted;
             }
             failpoint::reach(Point::BeforeCall);
-            let call = self.client.delete(user, group, connection).await;
+            let call = self.client.delete(user, group, via).await;
             failpoint::reach(Point::AfterCall);
             let reset = call.reply == Reply::Reset;
             let (usersig, called) = (call.usersig.clone(), call.started);
-            let verdict = self.judged(call, clock, life).await;
+            let verdict = self.verdict_of(call, clock, life).await;
             let step = next_step(verdict.class(), reset, tries, self.retry.quick_attempts);
             tries = tries.after(step);
-            connection = Connection::Pooled;
+            via = Via::Pooled;
             match step {
                 Step::End => return NameEnd::of(verdict),
-                Step::Repeat => connection = Connection::Fresh,
+                Step::Repeat => via = Via::Fresh,
                 Step::Retry => {
                     if !self.pause(pauses.next_pause(), life).await {
                         return NameEnd::Interrupted;
@@ -66,7 +66,7 @@ impl Worker {
         }
     }
 
-    async fn judged(&self, call: Call, clock: &Clock, life: &Life) -> Verdict {
+    async fn verdict_of(&self, call: Call, clock: &Clock, life: &Life) -> Verdict {
         let called = call.started;
         let verdict = self.codes.classify(call.reply);
         let class = verdict.class();

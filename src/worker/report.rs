@@ -1,16 +1,16 @@
 //! A settled message, counted and logged: the one log line it gets.
-use super::{Judged, Worker};
+use super::{Processed, Worker};
 use convgroup_broker::delivery::Message;
 use convgroup_domain::code::Verdict;
 use convgroup_domain::decide::{Outcome, Summary};
 use convgroup_host::clock::Clock;
 
 impl Worker {
-    pub(super) fn settled(&self, message: &Message, judged: &Judged, clock: &Clock) {
+    pub(super) fn settled(&self, message: &Message, processed: &Processed, clock: &Clock) {
         let published_ms = message.published_ms(clock.start_ms());
         let age_ms = clock.now_ms().saturating_sub(published_ms).max(0);
-        self.count(&judged.decided.summary, age_ms);
-        self.log(message, judged, age_ms);
+        self.count(&processed.decided.summary, age_ms);
+        self.log(message, processed, age_ms);
     }
 
     fn count(&self, summary: &Summary, age_ms: i64) {
@@ -42,13 +42,13 @@ impl Worker {
     }
 
     /// Info when odd, debug when normal. The API's own text is not in it: it may name users and groups.
-    fn log(&self, message: &Message, judged: &Judged, age_ms: i64) {
+    fn log(&self, message: &Message, processed: &Processed, age_ms: i64) {
         let Summary {
             outcome,
             failures,
             ref verdict,
             ..
-        } = judged.decided.summary;
+        } = processed.decided.summary;
         let normal = matches!(outcome, Outcome::Deleted | Outcome::Gone);
         // Hashing ids costs more than all the rest: not for a line that nobody wants.
         if normal && !tracing::enabled!(tracing::Level::DEBUG) {
@@ -60,7 +60,7 @@ impl Worker {
         // What the code does not say: what kept the call from connecting.
         let answer = verdict.map(Verdict::answer).unwrap_or_default();
         let meaning = verdict.map_or("", |verdict| verdict.row.meaning.as_str());
-        let (user, groups, count, malformed) = match &judged.event {
+        let (user, groups, count, malformed) = match &processed.event {
             Ok(event) => {
                 let groups = self.ids.show_all(event.groups());
                 (

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use convgroup_chat::client::{ChatClient, Connection};
-use convgroup_chat::connects::Hears;
+use convgroup_chat::client::{ChatClient, Via};
+use convgroup_chat::connects::OnConnect;
 use convgroup_chat::endpoint::Endpoint;
 use convgroup_chat::settings::{Im, SecretSource};
 use convgroup_chat::signer::Signer;
@@ -443,7 +443,7 @@ fn client(world: &World) -> ChatClient {
         timeout: Duration::from_secs(5),
     };
     let signer = Signer::new(&im, Box::new(|_| {})).unwrap();
-    ChatClient::new(&im, signer, 1, &(Arc::new(|_| {}) as Hears)).unwrap()
+    ChatClient::new(&im, signer, 1, &(Arc::new(|_| {}) as OnConnect)).unwrap()
 }
 
 /// A reply, what is odd about it, and the label of its row.
@@ -562,7 +562,7 @@ async fn the_code_decides_whatever_stands_beside_it() {
     for (what, raw, label) in failures().into_iter().chain(no_answers()) {
         world.sandbox.clear_faults();
         world.sandbox.add_fault(Rule::new(Fault::Raw(raw)));
-        let call = client.delete("user15", "a", Connection::Pooled).await;
+        let call = client.delete("user15", "a", Via::Pooled).await;
         let verdict = table.classify(call.reply.clone());
         assert_eq!(verdict.row.label, label, "{what}: {:?}", call.reply);
     }
@@ -571,7 +571,7 @@ async fn the_code_decides_whatever_stands_beside_it() {
     world
         .sandbox
         .add_fault(Rule::new(Fault::Raw(Raw::body(denied))));
-    let call = client.delete("user15", "a", Connection::Pooled).await;
+    let call = client.delete("user15", "a", Via::Pooled).await;
     assert_eq!(
         call.reply,
         Reply::BadBody("ErrorCode 0 beside an ActionStatus other than OK")

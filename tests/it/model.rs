@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use convgroup_domain::attempt::Attempt;
 use convgroup_domain::code::{Class, CodeTable};
 use convgroup_domain::decide::{
-    Cause, Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
+    Cause, Decision, Destination, NameEnd, RetryLimits, Successor, decide, decide_malformed,
 };
 use convgroup_domain::message::{DeleteGroups, NamesLeft, decode};
 use convgroup_domain::reply::Reply;
@@ -18,7 +18,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRng, TestRunner};
 
-const LIMITS: Limits = Limits {
+const LIMITS: RetryLimits = RetryLimits {
     attempts_max: 3,
     tiers: 2,
 };

@@ -218,7 +218,7 @@ fn standing(answer: Result<(), BrokerError>) -> Result<Standing, BrokerError> {
 
 /// A queue at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct QueueState {
     /// Messages ready, that is, in nobody's hand.
     pub ready: u32,
     /// Consumers; of a queue with a single active consumer only the active one.
@@ -229,7 +229,7 @@ pub struct Seen {
 ///
 /// # Errors
 /// When the queue is missing the channel is closed by the broker.
-pub(crate) async fn look(channel: &Channel, queue: &str) -> Result<Seen, BrokerError> {
+pub(crate) async fn inspect(channel: &Channel, queue: &str) -> Result<QueueState, BrokerError> {
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
@@ -237,7 +237,7 @@ pub(crate) async fn look(channel: &Channel, queue: &str) -> Result<Seen, BrokerE
     let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
     bounded("looking at a queue", declared)
         .await
-        .map(|queue| Seen {
+        .map(|queue| QueueState {
             ready: queue.message_count(),
             consumers: queue.consumer_count(),
         })
@@ -248,7 +248,7 @@ pub(crate) async fn look(channel: &Channel, queue: &str) -> Result<Seen, BrokerE
 /// # Errors
 /// As [`look`].
 pub(crate) async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
-    look(channel, queue).await.map(|seen| seen.ready)
+    inspect(channel, queue).await.map(|seen| seen.ready)
 }
 
 /// Messages ready in all delay queues together.

@@ -35,9 +35,9 @@ pub struct Depths {
 pub struct Observer(Arc<dyn Fn(BrokerEvent) + Send + Sync>);
 
 impl Observer {
-    /// Calls `told` for each event, on the task where it happens: it must not block.
-    pub fn new(told: impl Fn(BrokerEvent) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(told))
+    /// Calls `observe` for each event, on the task where it happens: it must not block.
+    pub fn new(observe: impl Fn(BrokerEvent) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(observe))
     }
 
     /// Nobody: for tools.

@@ -7,6 +7,8 @@
 //! a closed channel is no error in lapin.
 pub mod address;
 pub mod connect;
+pub mod dead_letter;
+pub mod dead_letter_queue;
 pub mod declare;
 pub mod delivery;
 pub mod error;
@@ -16,8 +18,6 @@ pub mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod greeting;
-pub mod letter;
-pub mod letters;
 pub mod life;
 pub mod publisher;
 pub mod refusal;

@@ -86,11 +86,11 @@ impl Line {
     /// Publishes one message on one of the channels. Waits for as long as the broker blocks publishing.
     async fn publish(
         &self,
-        turn: usize,
+        index: usize,
         blocked: &watch::Sender<bool>,
         copy: &Copy<'_>,
     ) -> Result<Confirmation, Unconfirmed> {
-        let mut channel = self.channels[turn % self.channels.len()].lock().await;
+        let mut channel = self.channels[index % self.channels.len()].lock().await;
         let confirmed = {
             let confirmed = async {
                 channel
@@ -253,8 +253,8 @@ impl Publisher {
     async fn once(&self, copy: &Copy<'_>) -> Result<Confirmation, BrokerError> {
         let met = {
             let line = self.line.read().await;
-            let turn = self.next.fetch_add(1, Ordering::Relaxed);
-            match line.publish(turn, &self.blocked, copy).await {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            match line.publish(index, &self.blocked, copy).await {
                 Ok(confirmation) => return Ok(confirmation),
                 Err(Unconfirmed::Refused(refusal)) => return Err(BrokerError::Refused(refusal)),
                 Err(Unconfirmed::Failed(err)) => return Err(err),

@@ -14,7 +14,7 @@ use thiserror::Error as ThisError;
 use url::Url;
 
 use super::answer::{self, Answer};
-use super::connects::{Connects, Hears};
+use super::connects::{ConnectLayer, OnConnect};
 use super::endpoint::Endpoint;
 use super::proxy::{Proxy, ProxyError};
 use super::signer::{Signer, UserSig};
@@ -35,7 +35,7 @@ const CAUSE_BYTES_MAX: usize = 480;
 
 /// Which connection a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connection {
+pub enum Via {
     /// A kept-alive one, if there is one.
     Pooled,
     /// A new one: the pooled one before may have died while it was idle.
@@ -156,7 +156,7 @@ struct Body<'a> {
 }
 
 impl ChatClient {
-    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight. `hears` is told of
+    /// `connections_max` idle connections are kept at most: as many as there can be calls in flight. `on_connect` is told of
     /// each that is made.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl ChatClient {
         im: &Im,
         signer: Signer,
         connections_max: usize,
-        hears: &Hears,
+        on_connect: &OnConnect,
     ) -> Result<Self, SetupError> {
         let mut url =
             Url::parse(&format!("{}{PATH}", im.endpoint.as_str())).map_err(SetupError::Url)?;
@@ -190,7 +190,7 @@ impl ChatClient {
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .http1_only()
-                .connector_layer(Connects(Arc::clone(hears)))
+                .connector_layer(ConnectLayer(Arc::clone(on_connect)))
                 .build()
                 .map_err(|err| SetupError::Http(err.without_url().to_string()))
         };
@@ -220,7 +220,7 @@ impl ChatClient {
     }
 
     /// Deletes one group of one user. Takes at most `im.timeout`.
-    pub async fn delete(&self, user: &str, group: &str, connection: Connection) -> Call {
+    pub async fn delete(&self, user: &str, group: &str, via: Via) -> Call {
         let usersig = self.signer.current();
         let mut url = self.url.clone();
         url.query_pairs_mut()
@@ -232,9 +232,9 @@ impl ChatClient {
             groups: [group],
         })
         .expect("strings always serialize");
-        let client = match connection {
-            Connection::Pooled => &self.pooled,
-            Connection::Fresh => &self.fresh,
+        let client = match via {
+            Via::Pooled => &self.pooled,
+            Via::Fresh => &self.fresh,
         };
         let started = Instant::now();
         let request = client

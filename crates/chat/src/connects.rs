@@ -11,55 +11,55 @@ use tower::{Layer, Service};
 
 /// What happens to a connection that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connect {
+pub enum ConnectEvent {
     /// It is begun.
-    Begun(Instant),
+    Started(Instant),
     /// It is there, and a call leaves on it; or it is given up. The call may have left on another one meanwhile.
     Ended(Instant),
 }
 
-/// Hears of connections: of each that is begun, and then that it ended.
-pub type Hears = Arc<dyn Fn(Connect) + Send + Sync>;
+/// OnConnect of connections: of each that is begun, and then that it ended.
+pub type OnConnect = Arc<dyn Fn(ConnectEvent) + Send + Sync>;
 
 /// A connection that is begun. It ends with this, however it ends.
-struct Begun(Hears);
+struct StartedConnect(OnConnect);
 
-impl Begun {
-    fn new(hears: &Hears) -> Self {
-        hears(Connect::Begun(Instant::now()));
-        Self(Arc::clone(hears))
+impl StartedConnect {
+    fn new(on_connect: &OnConnect) -> Self {
+        on_connect(ConnectEvent::Started(Instant::now()));
+        Self(Arc::clone(on_connect))
     }
 }
 
-impl Drop for Begun {
+impl Drop for StartedConnect {
     fn drop(&mut self) {
-        (self.0)(Connect::Ended(Instant::now()));
+        (self.0)(ConnectEvent::Ended(Instant::now()));
     }
 }
 
 /// Wraps what connects.
 #[derive(Clone)]
-pub(super) struct Connects(pub(super) Hears);
+pub(super) struct ConnectLayer(pub(super) OnConnect);
 
 /// What connects, and tells of it.
 #[derive(Clone)]
-pub(super) struct Connecting<S> {
+pub(super) struct ConnectService<S> {
     inner: S,
-    hears: Hears,
+    on_connect: OnConnect,
 }
 
-impl<S> Layer<S> for Connects {
-    type Service = Connecting<S>;
+impl<S> Layer<S> for ConnectLayer {
+    type Service = ConnectService<S>;
 
-    fn layer(&self, inner: S) -> Connecting<S> {
-        Connecting {
+    fn layer(&self, inner: S) -> ConnectService<S> {
+        ConnectService {
             inner,
-            hears: Arc::clone(&self.0),
+            on_connect: Arc::clone(&self.0),
         }
     }
 }
 
-impl<R, S> Service<R> for Connecting<S>
+impl<R, S> Service<R> for ConnectService<S>
 where
     S: Service<R>,
     S::Future: Send + 'static,
@@ -73,7 +73,7 @@ where
     }
 
     fn call(&mut self, to: R) -> Self::Future {
-        let begun = Begun::new(&self.hears);
+        let begun = StartedConnect::new(&self.on_connect);
         let connecting = self.inner.call(to);
         Box::pin(async move {
             let connection = connecting.await;

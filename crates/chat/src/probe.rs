@@ -2,22 +2,22 @@
 //!
 //! It deletes a random, never-existing group of the admin's own account. "Does not exist" proves DNS, region, TLS, signature,
 //! admin right, edition and quota in one harmless call; any other answer names the fault.
-use super::client::{ChatClient, Connection};
+use super::client::{ChatClient, Via};
 use convgroup_domain::code::{Class, CodeTable, Verdict};
 use convgroup_domain::gate::{AUTH_THROTTLED, Health};
 
 /// Makes one probe call. One whose signature or account is refused is made once more with a new signature: a key that was rotated
-/// is answered like a wrong one (70009). Pacing is the caller's business: `turn` is awaited before each call, and says whether it
+/// is answered like a wrong one (70009). Pacing is the caller's business: `admitted` is awaited before each call, and says whether it
 /// may leave at all. `None`: it may not.
 pub async fn probe<F>(
     client: &ChatClient,
     codes: &CodeTable,
-    turn: impl Fn() -> F,
+    admitted: impl Fn() -> F,
 ) -> Option<Health>
 where
     F: Future<Output = bool> + Send,
 {
-    if !turn().await {
+    if !admitted().await {
         return None;
     }
     let verdict = call(client, codes).await;
@@ -25,7 +25,7 @@ where
     if !refused || verdict.row.label == AUTH_THROTTLED {
         return Some(Health::of(verdict));
     }
-    if !turn().await {
+    if !admitted().await {
         return None;
     }
     Some(Health::of(call(client, codes).await))
@@ -33,9 +33,7 @@ where
 
 async fn call(client: &ChatClient, codes: &CodeTable) -> Verdict {
     let group = format!("convgroup-probe-{:08x}", rand::random::<u32>());
-    let call = client
-        .delete(client.identifier(), &group, Connection::Fresh)
-        .await;
+    let call = client.delete(client.identifier(), &group, Via::Fresh).await;
     let verdict = codes.classify(call.reply);
     if matches!(verdict.class(), Class::Signature | Class::Account) {
         client.signer.renew(&call.usersig);

@@ -8,7 +8,7 @@
 //!
 //! use convgroup_domain::attempt::Attempt;
 //! use convgroup_domain::code::CodeTable;
-//! use convgroup_domain::decide::{Cause, Decision, Destination, Limits, NameEnd, Outcome, decide};
+//! use convgroup_domain::decide::{Cause, Decision, Destination, RetryLimits, NameEnd, Outcome, decide};
 //! use convgroup_domain::message;
 //! use convgroup_domain::reply::Reply;
 //!
@@ -23,7 +23,7 @@
 //! .map(|reply| NameEnd::of(table.classify(reply)));
 //!
 //! let attempt = Attempt { failures: 0, first_seen_ms: 1_700_000_000_000 };
-//! let limits = Limits { attempts_max: 10, tiers: 5 };
+//! let limits = RetryLimits { attempts_max: 10, tiers: 5 };
 //! let decided = decide(&event, &ends, attempt, limits);
 //! let Decision::Ack(copies) = &decided.decision else {
 //!     panic!("it is handed back only if no name was tried to its end");
@@ -330,14 +330,14 @@ fn dead_letter(successor: &Successor) -> Option<DeadLetter> {
 
 /// The bounds a decision works in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct RetryLimits {
     /// `retry.max_attempts`: the counted failure with this number is the last one. At least 1.
     pub attempts_max: u32,
     /// How many delay tiers there are. At least 1.
     pub tiers: usize,
 }
 
-impl Limits {
+impl RetryLimits {
     /// Whether one more counted failure is the last one.
     #[must_use]
     pub const fn is_last(self, attempt: Attempt) -> bool {
@@ -363,7 +363,12 @@ pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decided {
 /// Each name ends in exactly one place: done (acked), one dead letter, or the one delayed copy; or the whole message goes back.
 /// A message of which a part is done is not handed back but delayed without being counted, so that what is done stays done.
 #[must_use]
-pub fn decide(event: &DeleteGroups, ends: &[NameEnd], attempt: Attempt, limits: Limits) -> Decided {
+pub fn decide(
+    event: &DeleteGroups,
+    ends: &[NameEnd],
+    attempt: Attempt,
+    limits: RetryLimits,
+) -> Decided {
     debug_assert_eq!(event.groups().len(), ends.len());
     let failed_again = attempt.failed_again();
     let exhausted = limits.is_last(attempt);
@@ -450,7 +455,7 @@ pub fn decide(event: &DeleteGroups, ends: &[NameEnd], attempt: Attempt, limits: 
 }
 
 /// The first counted failure waits in the first tier, the second in the second; the last tier repeats.
-fn tier(attempt: Attempt, limits: Limits) -> usize {
+fn tier(attempt: Attempt, limits: RetryLimits) -> usize {
     let number = usize::try_from(attempt.failures).unwrap_or(usize::MAX);
     number.saturating_sub(1).min(limits.tiers - 1)
 }
@@ -466,7 +471,7 @@ mod tests {
     use super::super::reply::Reply;
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: RetryLimits = RetryLimits {
         attempts_max: 3,
         tiers: 2,
     };

@@ -512,8 +512,8 @@ impl Gate {
         };
         let differs = self.reason() != Some(&reason);
         self.phase = Phase::Suspended(reason.clone());
-        let told = differs.then(|| Effect::StillSuspended(reason.clone()));
-        told.into_iter().chain([pause(reason)]).collect()
+        let news = differs.then(|| Effect::StillSuspended(reason.clone()));
+        news.into_iter().chain([pause(reason)]).collect()
     }
 
     fn probe_lost(&mut self, now: Instant) -> Vec<Effect> {

@@ -5,12 +5,12 @@
 //! [`gate`]. Names of queues are made in [`topology`] and nowhere else. What *does* these things lives outside.
 pub mod attempt;
 pub mod code;
+pub mod dead_letter;
 pub mod decide;
 pub mod encoding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod gate;
-pub mod letter;
 pub mod message;
 pub mod nodes;
 pub mod quote;

@@ -103,7 +103,7 @@ impl Nodes {
         let node = self.current();
         self.next += 1;
         match self.failures.insert(node, error.to_owned()) {
-            Some(told) if told == error => News::Same,
+            Some(before) if before == error => News::Same,
             _ => News::New,
         }
     }

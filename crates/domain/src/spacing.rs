@@ -111,7 +111,7 @@ impl Spacing {
 
     /// Records that a call, released just before `now`, has to connect before it leaves. Which of several neighbours it was makes
     /// no difference.
-    pub fn connect_begun(&mut self, now: Instant) {
+    pub fn connect_started(&mut self, now: Instant) {
         let before = self.released.partition_point(|&at| at <= now);
         if before > 0 {
             self.released.remove(before - 1);
@@ -358,7 +358,7 @@ mod tests {
                 if how == 0 {
                     arrived.push(now);
                 } else {
-                    spacing.connect_begun(now);
+                    spacing.connect_started(now);
                     // Some leave on a connection that is free before.
                     let left = (how == 1).then(|| now + Duration::from_millis(ms / 3));
                     under_way.insert((now + Duration::from_millis(ms), number, left));

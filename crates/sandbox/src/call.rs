@@ -1,4 +1,4 @@
-//! What the HTTP request of a call says, read leniently; what is wrong with it is for the desk to say.
+//! What the HTTP request of a call says, read leniently; what is wrong with it is for the api to say.
 
 use axum::body::Bytes;
 use axum::extract::Query as UrlQuery;

@@ -62,11 +62,11 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn counters(State(shared): App) -> Json<Counters> {
-    Json(shared.desk().counters.clone())
+    Json(shared.api().counters.clone())
 }
 
 async fn reset_counters(State(shared): App) -> StatusCode {
-    shared.desk().reset_counters();
+    shared.api().reset_counters();
     StatusCode::NO_CONTENT
 }
 
@@ -77,18 +77,18 @@ struct Limit {
 }
 
 async fn set_limit(State(shared): App, body: Bytes) -> Result<StatusCode, Refused> {
-    shared.desk().calls_per_second = read::<Limit>(&body)?.calls_per_second;
+    shared.api().calls_per_second = read::<Limit>(&body)?.calls_per_second;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn set_latency(State(shared): App, body: Bytes) -> Result<StatusCode, Refused> {
-    shared.desk().latency = read::<Latency>(&body)?;
+    shared.api().latency = read::<Latency>(&body)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn set_credentials(State(shared): App, body: Bytes) -> Result<StatusCode, Refused> {
     shared
-        .desk()
+        .api()
         .access
         .set_credentials(read::<Credentials>(&body)?);
     Ok(StatusCode::NO_CONTENT)
@@ -100,21 +100,21 @@ async fn add_users(State(shared): App, body: Body) -> Result<Json<Value>, Refuse
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(refuse)?;
         seeder
-            .push(&chunk, &mut shared.desk().store)
+            .push(&chunk, &mut shared.api().store)
             .map_err(refuse)?;
     }
-    let users = seeder.finish(&mut shared.desk().store).map_err(refuse)?;
+    let users = seeder.finish(&mut shared.api().store).map_err(refuse)?;
     Ok(Json(json!({ "users": users })))
 }
 
 async fn clear_users(State(shared): App) -> StatusCode {
-    shared.desk().store.clear();
+    shared.api().store.clear();
     StatusCode::NO_CONTENT
 }
 
 async fn user(State(shared): App, Path(user): Path<String>) -> Result<Json<Value>, StatusCode> {
     let groups = shared
-        .desk()
+        .api()
         .store
         .groups(&user)
         .ok_or(StatusCode::NOT_FOUND)?;
@@ -122,21 +122,21 @@ async fn user(State(shared): App, Path(user): Path<String>) -> Result<Json<Value
 }
 
 async fn faults(State(shared): App) -> Json<Vec<RuleState>> {
-    Json(shared.desk().faults.list())
+    Json(shared.api().faults.list())
 }
 
 async fn add_fault(State(shared): App, body: Bytes) -> Result<(StatusCode, Json<Value>), Refused> {
-    let id = shared.desk().faults.add(read::<Rule>(&body)?);
+    let id = shared.api().faults.add(read::<Rule>(&body)?);
     Ok((StatusCode::CREATED, Json(json!({ "id": id }))))
 }
 
 async fn clear_faults(State(shared): App) -> StatusCode {
-    shared.desk().faults.clear();
+    shared.api().faults.clear();
     StatusCode::NO_CONTENT
 }
 
 async fn remove_fault(State(shared): App, Path(id): Path<u64>) -> StatusCode {
-    if shared.desk().faults.remove(id) {
+    if shared.api().faults.remove(id) {
         StatusCode::NO_CONTENT
     } else {
         StatusCode::NOT_FOUND

@@ -8,7 +8,7 @@
 //! ```text
 //! server   a connection, and the ways to break one
 //!   call     what the HTTP request says
-//!     desk     faults, then the checks in the API's order, then the deletion
+//!     api     faults, then the checks in the API's order, then the deletion
 //!       fault · access · limit · store · counters
 //! ```
 //!
@@ -21,8 +21,8 @@
 //! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use convgroup_chat::client::{ChatClient, Connection};
-//! use convgroup_chat::connects::Hears;
+//! use convgroup_chat::client::{ChatClient, Via};
+//! use convgroup_chat::connects::OnConnect;
 //! use convgroup_chat::endpoint::Endpoint;
 //! use convgroup_chat::signer::Signer;
 //! use convgroup_chat::settings::{Im, SecretSource};
@@ -42,26 +42,26 @@
 //!         timeout: Duration::from_secs(10),
 //!     };
 //!     let signer = Signer::new(&im, Box::new(|_| {}))?;
-//!     let on_connect: Hears = Arc::new(|_| {});
+//!     let on_connect: OnConnect = Arc::new(|_| {});
 //!     let client = ChatClient::new(&im, signer, 1, &on_connect)?;
 //!
-//!     let call = client.delete("user15", "work", Connection::Pooled).await;
+//!     let call = client.delete("user15", "work", Via::Pooled).await;
 //!     assert_eq!(call.reply, Reply::Answer { code: 0, info: String::new() });
 //!     assert_eq!(sandbox.groups("user15"), Some(vec!["family".to_owned()]));
 //!
 //!     sandbox.add_fault(Rule::new(Fault::HttpStatus(503)));
-//!     let call = client.delete("user15", "family", Connection::Pooled).await;
+//!     let call = client.delete("user15", "family", Via::Pooled).await;
 //!     assert_eq!(call.reply, Reply::HttpStatus(503));
 //!     Ok(())
 //! }
 //! ```
 
 mod access;
+mod api;
 mod call;
 mod config;
 mod control;
 mod counters;
-mod desk;
 mod fault;
 mod limit;
 mod refusal;
@@ -134,7 +134,7 @@ impl Sandbox {
     /// # Errors
     /// When a group name is longer than the API's 32 bytes.
     pub fn add_user(&self, user: &str, groups: &[&str]) -> Result<(), SeedLineError> {
-        self.shared.desk().store.add_user(user, groups)
+        self.shared.api().store.add_user(user, groups)
     }
 
     /// Reads NDJSON lines `{"user":"user15","groups":["a","b"]}` and returns how many there were.
@@ -148,9 +148,9 @@ impl Sandbox {
                 .fill_buf()
                 .map_err(|error| seeder.error(error.into()))?;
             if chunk.is_empty() {
-                return seeder.finish(&mut self.shared.desk().store);
+                return seeder.finish(&mut self.shared.api().store);
             }
-            seeder.push(chunk, &mut self.shared.desk().store)?;
+            seeder.push(chunk, &mut self.shared.api().store)?;
             let taken = chunk.len();
             lines.consume(taken);
         }
@@ -159,18 +159,18 @@ impl Sandbox {
     /// The groups `user` has left, in the order they were added; `None` for an unknown user.
     #[must_use]
     pub fn groups(&self, user: &str) -> Option<Vec<String>> {
-        self.shared.desk().store.groups(user)
+        self.shared.api().store.groups(user)
     }
 
     /// The counters since the start or the last reset.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.shared.desk().counters.clone()
+        self.shared.api().counters.clone()
     }
 
     /// Sets all counters to zero and forgets the recorded calls.
     pub fn reset_counters(&self) {
-        self.shared.desk().reset_counters();
+        self.shared.api().reset_counters();
     }
 
     /// Waits until `condition` holds; it is looked at now and after every call.
@@ -181,7 +181,7 @@ impl Sandbox {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if condition(&self.shared.desk().counters) {
+            if condition(&self.shared.api().counters) {
                 return;
             }
             changed.await;
@@ -191,22 +191,22 @@ impl Sandbox {
     /// The calls so far in the order of their arrival; empty unless [`Config::record`] is set.
     #[must_use]
     pub fn calls(&self) -> Vec<CallRecord> {
-        self.shared.desk().calls.clone()
+        self.shared.api().calls.clone()
     }
 
     /// Sets the limit in calls per sliding second; 0 switches it off.
     pub fn set_limit(&self, calls_per_second: u32) {
-        self.shared.desk().calls_per_second = calls_per_second;
+        self.shared.api().calls_per_second = calls_per_second;
     }
 
     /// Sets how long an answer takes, from the next call on.
     pub fn set_latency(&self, latency: Latency) {
-        self.shared.desk().latency = latency;
+        self.shared.api().latency = latency;
     }
 
     /// Replaces the secret key and the admins; a UserSig of the old key is refused from now on.
     pub fn set_credentials(&self, credentials: Credentials) {
-        self.shared.desk().access.set_credentials(credentials);
+        self.shared.api().access.set_credentials(credentials);
     }
 
     /// Adds a fault rule behind those there are and returns its id; the first rule that strikes decides.
@@ -215,23 +215,23 @@ impl Sandbox {
         reason = "few callers remove a single rule"
     )]
     pub fn add_fault(&self, rule: Rule) -> u64 {
-        self.shared.desk().faults.add(rule)
+        self.shared.api().faults.add(rule)
     }
 
     /// The fault rules that are still in effect.
     #[must_use]
     pub fn faults(&self) -> Vec<RuleState> {
-        self.shared.desk().faults.list()
+        self.shared.api().faults.list()
     }
 
     /// Removes one fault rule; says whether it was there.
     #[expect(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn remove_fault(&self, id: u64) -> bool {
-        self.shared.desk().faults.remove(id)
+        self.shared.api().faults.remove(id)
     }
 
     /// Removes all fault rules.
     pub fn clear_faults(&self) {
-        self.shared.desk().faults.clear();
+        self.shared.api().faults.clear();
     }
 }

@@ -26,10 +26,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use convgroup_host::clock::unix_s;
 
+use super::api::{Answer, Api, What};
 use super::call::Call;
 use super::config::Config;
 use super::control;
-use super::desk::{Answer, Desk, What};
 use super::fault::Raw;
 
 /// The only path of the API.
@@ -51,7 +51,7 @@ const TRUNCATED: &[u8] =
 
 /// What connections and controls share.
 pub(super) struct Shared {
-    desk: Mutex<Desk>,
+    api: Mutex<Api>,
     /// Told after every call.
     pub(super) changed: Notify,
     idle_close: Option<Duration>,
@@ -61,9 +61,9 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(config: Config) -> Self {
         let (idle_close, close_after_requests) = (config.idle_close, config.close_after_requests);
-        let desk = Mutex::new(Desk::new(config));
+        let api = Mutex::new(Api::new(config));
         Self {
-            desk,
+            api,
             changed: Notify::new(),
             idle_close,
             close_after_requests,
@@ -71,8 +71,8 @@ impl Shared {
     }
 
     /// Never held across an `await`. A panic of a test's thread does not spoil what is behind it.
-    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn api(&self) -> MutexGuard<'_, Api> {
+        self.api.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,7 +95,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// What the service tells the connection it runs on.
-enum Turn {
+enum ConnectionEnd {
     /// Read on until the client goes away, then close.
     Hang,
     /// Write these bytes, then close by FIN.
@@ -107,7 +107,7 @@ enum Turn {
 }
 
 struct Link {
-    turns: mpsc::UnboundedSender<Turn>,
+    ends: mpsc::UnboundedSender<ConnectionEnd>,
     /// Since when the connection waits for a request; `None` while it does not.
     idle_since: watch::Sender<Option<Instant>>,
     requests: AtomicU32,
@@ -116,11 +116,11 @@ struct Link {
 async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, controls: Router) {
     // Without it, an answer on a kept-alive connection may wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
-    let (turns, mut turn) = mpsc::unbounded_channel();
+    let (ends, mut end_of_it) = mpsc::unbounded_channel();
     let (idle_since, idle) = watch::channel(Some(Instant::now()));
     let mut idle = pin!(idle_for(shared.idle_close, idle));
     let link = Arc::new(Link {
-        turns,
+        ends,
         idle_since,
         requests: AtomicU32::new(0),
     });
@@ -129,39 +129,39 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, controls: Rout
         async move { Ok::<_, Infallible>(respond(request, &shared, &link, controls).await) }
     });
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    let turn = loop {
+    let end_of_it = loop {
         select! {
-            // First, so that an answer is on its way before a turn ends the connection.
+            // First, so that an answer is on its way before a end_of_it ends the connection.
             biased;
             _ = &mut connection => return,
-            Some(turn) = turn.recv() => match turn {
-                Turn::Last => std::pin::Pin::new(&mut connection).graceful_shutdown(),
-                turn => break turn,
+            Some(end_of_it) = end_of_it.recv() => match end_of_it {
+                ConnectionEnd::Last => std::pin::Pin::new(&mut connection).graceful_shutdown(),
+                end_of_it => break end_of_it,
             },
             () = &mut idle => return,
         }
     };
-    end(connection.into_parts().io.into_inner(), turn).await;
+    end(connection.into_parts().io.into_inner(), end_of_it).await;
 }
 
 /// Ends a connection without HTTP's knowledge; what goes wrong here was wrong before.
-async fn end(mut stream: TcpStream, turn: Turn) {
-    match turn {
-        Turn::Hang => {
+async fn end(mut stream: TcpStream, end_of_it: ConnectionEnd) {
+    match end_of_it {
+        ConnectionEnd::Hang => {
             while stream
                 .read(&mut [0; 1024])
                 .await
                 .is_ok_and(|bytes| bytes > 0)
             {}
         }
-        Turn::Close(bytes) => {
+        ConnectionEnd::Close(bytes) => {
             let _ = stream.write_all(bytes).await;
             let _ = stream.shutdown().await;
         }
-        Turn::Reset => {
+        ConnectionEnd::Reset => {
             let _ = stream.set_zero_linger();
         }
-        Turn::Last => {}
+        ConnectionEnd::Last => {}
     }
 }
 
@@ -207,7 +207,7 @@ async fn respond(
         .is_some_and(|max| requests >= max)
     {
         // The receiver lives as long as the connection this runs on.
-        let _ = link.turns.send(Turn::Last);
+        let _ = link.ends.send(ConnectionEnd::Last);
     }
     response
 }
@@ -237,7 +237,7 @@ async fn respond_to_call(
     if !latency.is_zero() {
         sleep(latency).await;
     }
-    let turn = match what {
+    let end_of_it = match what {
         What::Json(json) => return body_of("application/json", Body::from(json)),
         What::HttpStatus(status) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -251,19 +251,19 @@ async fn respond_to_call(
             );
         }
         What::Huge => return body_of("application/json", huge()),
-        What::Truncated => Turn::Close(TRUNCATED),
-        What::Close => Turn::Close(b""),
-        What::Reset => Turn::Reset,
-        What::Hang => Turn::Hang,
+        What::Truncated => ConnectionEnd::Close(TRUNCATED),
+        What::Close => ConnectionEnd::Close(b""),
+        What::Reset => ConnectionEnd::Reset,
+        What::Hang => ConnectionEnd::Hang,
     };
-    let _ = link.turns.send(turn);
+    let _ = link.ends.send(end_of_it);
     pending().await
 }
 
-/// The clock is read behind the lock, so that the desk sees it go forward only.
+/// The clock is read behind the lock, so that the api sees it go forward only.
 fn decide(call: &Call, shared: &Shared) -> Answer {
-    let mut desk = shared.desk();
-    desk.answer(call, std::time::Instant::now(), unix_s())
+    let mut api = shared.api();
+    api.answer(call, std::time::Instant::now(), unix_s())
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -8,25 +8,25 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use super::{Desk, moment};
+use super::{Selection, moment};
 use crate::cli::{Exit, Failure, count, say};
+use convgroup_broker::dead_letter::properties;
 use convgroup_broker::delivery::Message;
-use convgroup_broker::letter::properties;
-use convgroup_domain::letter::Letter;
+use convgroup_domain::dead_letter::DeadLetter;
 
-pub(super) fn export(desk: &Desk, file: &Path) -> Result<Exit, Failure> {
+pub(super) fn export(selection: &Selection, file: &Path) -> Result<Exit, Failure> {
     if file == Path::new("-") {
-        let lines: Vec<String> = desk
+        let lines: Vec<String> = selection
             .meant
             .iter()
             .map(|(letter, delivery)| line(letter, &delivery.message))
             .collect();
         say(&lines.concat())?;
     } else {
-        write(desk, file)?;
+        write(selection, file)?;
         say(&format!(
             "{} written to {}\n",
-            count(desk.meant.len(), "letter"),
+            count(selection.meant.len(), "letter"),
             file.display()
         ))?;
     }
@@ -35,8 +35,8 @@ pub(super) fn export(desk: &Desk, file: &Path) -> Result<Exit, Failure> {
 
 /// Writes a new file, which only its owner may read, and makes sure that it is on the disk before anything else happens. The file
 /// is there whole or not at all.
-pub(super) fn write(desk: &Desk, file: &Path) -> Result<(), Failure> {
-    let lines = desk
+pub(super) fn write(selection: &Selection, file: &Path) -> Result<(), Failure> {
+    let lines = selection
         .meant
         .iter()
         .map(|(letter, delivery)| line(letter, &delivery.message));
@@ -106,7 +106,7 @@ impl Drop for Temporary {
 }
 
 /// A letter, whole: a body that is no UTF-8 is in base64.
-pub(crate) fn line(letter: &Letter, message: &Message) -> String {
+pub(crate) fn line(letter: &DeadLetter, message: &Message) -> String {
     let body = &message.body;
     let (key, body) = match std::str::from_utf8(body) {
         Ok(text) => ("body", text.to_owned()),

@@ -1,14 +1,14 @@
 //! `dlq`: the dead letters, looked at, sent back, kept in a file, or removed.
 //!
-//! Looking harms nothing: letters are held while they are read and go back in their order (see [`convgroup_broker::letters`]).
+//! Looking harms nothing: letters are held while they are read and go back in their order (see [`convgroup_broker::dead_letter_queue`]).
 //! Whoever looks has all of them in hand, so only one can at a time.
 mod export;
-mod look;
+mod list;
 mod purge;
 mod redrive;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use self::{export::line as exported, look::shown};
+pub(crate) use self::{export::line as exported, list::shown};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,13 +20,13 @@ use super::explain::no_code;
 use super::{Exit, Failure, count};
 use crate::config::Settings;
 use crate::telemetry::{self, Ids};
+use convgroup_broker::dead_letter::letter;
+use convgroup_broker::dead_letter_queue::DeadLetterQueue;
 use convgroup_broker::delivery::Delivery;
-use convgroup_broker::letter::letter;
-use convgroup_broker::letters::Letters;
 use convgroup_broker::settings::Amqp;
 use convgroup_domain::code::CodeTable;
+use convgroup_domain::dead_letter::{CAUSES, CLASSES, DeadLetter, Filter, NONE};
 use convgroup_domain::decide::MALFORMED;
-use convgroup_domain::letter::{CAUSES, CLASSES, Filter, Letter, NONE};
 use convgroup_host::clock::{self, unix_ms};
 
 #[derive(Debug, clap::Args)]
@@ -77,7 +77,7 @@ enum Command {
         /// At most so many.
         #[arg(long)]
         limit: Option<usize>,
-        /// Letters per second at most.
+        /// DeadLetterQueue per second at most.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         rate: u32,
         /// Only say how many would go.
@@ -179,9 +179,9 @@ impl Which {
 pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let (amqp, codes) = (settings.amqp()?, settings.codes()?);
     let filter = args.command.filter(&codes)?;
-    let mut desk = Desk::open(&amqp, codes, &filter, &args.command).await?;
+    let mut selection = Selection::open(&amqp, codes, &filter, &args.command).await?;
     let done = match args.command {
-        Command::Ls { json, .. } => look::ls(&desk, json),
+        Command::Ls { json, .. } => list::ls(&selection, json),
         Command::Show {
             limit,
             reveal_ids,
@@ -193,7 +193,7 @@ pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure
                 Ok(app) => Some(Ids::new(reveal_ids, app)),
                 Err(_) => reveal_ids.then(|| Ids::new(true, 0)),
             };
-            look::show(&desk, limit, ids, json)
+            list::show(&selection, limit, ids, json)
         }
         Command::Redrive {
             limit,
@@ -210,17 +210,17 @@ pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure
                 settle,
                 ignore_delays,
             };
-            redrive::redrive(&mut desk, plan).await
+            redrive::redrive(&mut selection, plan).await
         }
-        Command::Export { file, .. } => export::export(&desk, &file),
+        Command::Export { file, .. } => export::export(&selection, &file),
         Command::Purge {
             yes,
             file,
             no_export,
             ..
-        } => purge::purge(&mut desk, yes, file, no_export).await,
+        } => purge::purge(&mut selection, yes, file, no_export).await,
     };
-    desk.letters.close().await;
+    selection.letters.close().await;
     done
 }
 
@@ -252,21 +252,21 @@ impl Command {
 }
 
 /// The letters that are there now, and those of them that are meant.
-struct Desk {
-    letters: Letters,
+struct Selection {
+    letters: DeadLetterQueue,
     codes: CodeTable,
     /// The letters meant, oldest first.
-    meant: Vec<(Letter, Delivery)>,
+    meant: Vec<(DeadLetter, Delivery)>,
 }
 
-impl Desk {
+impl Selection {
     async fn open(
         amqp: &Amqp,
         codes: CodeTable,
         filter: &Filter,
         command: &Command,
     ) -> Result<Self, Failure> {
-        let (letters, snapshot) = Letters::open(amqp).await?;
+        let (letters, snapshot) = DeadLetterQueue::open(amqp).await?;
         let now_ms = unix_ms();
         let counts_only = matches!(command, Command::Ls { .. });
         let spares_malformed =

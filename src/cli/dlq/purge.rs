@@ -1,17 +1,17 @@
 //! `dlq purge`: letters removed for good, after they were written to a file.
 use std::path::PathBuf;
 
-use super::{Desk, export, moment};
+use super::{Selection, export, moment};
 use crate::cli::{Exit, Failure, count, say};
 use convgroup_host::clock::unix_ms;
 
 pub(super) async fn purge(
-    desk: &mut Desk,
+    selection: &mut Selection,
     yes: bool,
     file: Option<PathBuf>,
     no_export: bool,
 ) -> Result<Exit, Failure> {
-    let total = desk.meant.len();
+    let total = selection.meant.len();
     if !yes {
         say(&format!(
             "{} would be removed; --yes removes them\n",
@@ -25,7 +25,7 @@ pub(super) async fn purge(
             let number: u16 = rand::random();
             PathBuf::from(format!("dead-letters-{now}-{number:04x}.ndjson"))
         });
-        export::write(desk, &file)
+        export::write(selection, &file)
             .map_err(|failure| failure.context("nothing was removed".to_owned()))?;
         say(&format!(
             "{} written to {}\n",
@@ -33,8 +33,8 @@ pub(super) async fn purge(
             file.display()
         ))?;
     }
-    for (done, (_, delivery)) in std::mem::take(&mut desk.meant).into_iter().enumerate() {
-        let removed = desk.letters.remove(delivery).await;
+    for (done, (_, delivery)) in std::mem::take(&mut selection.meant).into_iter().enumerate() {
+        let removed = selection.letters.remove(delivery).await;
         removed.map_err(|err| {
             Failure::from(err).context(format!(
                 "stopped after {done} of {}, the last few of which may come back; the others are still there",
@@ -42,7 +42,7 @@ pub(super) async fn purge(
             ))
         })?;
     }
-    let back = desk.letters.make_sure().await?;
+    let back = selection.letters.make_sure().await?;
     say(&format!(
         "{} removed\n",
         count(total.saturating_sub(back as usize), "letter")

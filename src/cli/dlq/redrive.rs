@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Desk;
+use super::Selection;
 use crate::cli::{Exit, Failure, count, progress, say};
 use crate::{shutdown, telemetry};
 use convgroup_broker::BrokerError;
-use convgroup_broker::letter::letter;
-use convgroup_broker::letters::Letters;
+use convgroup_broker::dead_letter::letter;
+use convgroup_broker::dead_letter_queue::DeadLetterQueue;
 use convgroup_broker::refusal::Refusal;
 use convgroup_domain::redrive::{NextBatch, next_batch};
 
@@ -50,7 +50,7 @@ enum End {
 
 impl End {
     /// What it means for the exit code, and in words; so many letters were not touched.
-    fn told(self, untouched: &str) -> (Exit, String) {
+    fn message(self, untouched: &str) -> (Exit, String) {
         match self {
             Self::All => (Exit::Done, String::new()),
             Self::CameBack => (
@@ -90,15 +90,15 @@ impl End {
     }
 }
 
-pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure> {
-    let total = desk.meant.len().min(plan.limit.unwrap_or(usize::MAX));
+pub(super) async fn redrive(selection: &mut Selection, plan: Plan) -> Result<Exit, Failure> {
+    let total = selection.meant.len().min(plan.limit.unwrap_or(usize::MAX));
     if plan.dry_run {
         say(&format!("{} would be redriven\n", count(total, "letter")))?;
         return Ok(Exit::Done);
     }
     let stop = shutdown::on_signals()?;
     let mut watch = Watch {
-        letters: &mut desk.letters,
+        letters: &mut selection.letters,
         run: format!("{:016x}", rand::random::<u64>()),
         back: 0,
         delays_least: 0,
@@ -112,7 +112,7 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
     let pause = Duration::from_secs(1) / plan.rate;
     // Handled: redriven, or refused by the broker and left where it is.
     let (mut redriven, mut handled, mut batch) = (0, 0, 1);
-    let mut left = std::mem::take(&mut desk.meant).into_iter().take(total);
+    let mut left = std::mem::take(&mut selection.meant).into_iter().take(total);
     let end = 'run: loop {
         let in_batch = batch.min(total - handled);
         if in_batch == 0 {
@@ -141,7 +141,7 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
             (redriven, handled) = (redriven + 1, handled + 1);
             bar.set_position(handled as u64);
         }
-        let next = watch.look(in_batch).await?;
+        let next = watch.observe(in_batch).await?;
         if told {
             telemetry::say(&format!(
                 "{redriven} of {total} redriven, {} came back dead",
@@ -155,7 +155,7 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
     };
     bar.finish_and_clear();
     let (back, refused) = (watch.back, watch.refused.take());
-    let twice = desk.letters.make_sure().await?;
+    let twice = selection.letters.make_sure().await?;
     say(&format!(
         "{redriven} of {} redriven, {back} came back dead\n",
         count(total, "letter")
@@ -165,7 +165,7 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
             "{twice} of them could not be removed here and are in both places; redriven again they find their groups gone\n"
         ))?;
     }
-    let (exit, words) = end.told(&count(total - handled, "letter"));
+    let (exit, words) = end.message(&count(total - handled, "letter"));
     say(&words)?;
     let Some(refusal) = refused else {
         return Ok(exit);
@@ -182,9 +182,9 @@ pub(super) async fn redrive(desk: &mut Desk, plan: Plan) -> Result<Exit, Failure
 
 /// Looks after what was redriven.
 struct Watch<'d> {
-    letters: &'d mut Letters,
+    letters: &'d mut DeadLetterQueue,
     run: String,
-    /// Letters of this run that came back dead.
+    /// DeadLetterQueue of this run that came back dead.
     back: usize,
     /// The fewest messages seen in the delay queues since the batch began: what has come on top has failed meanwhile.
     delays_least: u32,
@@ -201,7 +201,7 @@ impl Watch<'_> {
     }
 
     /// Waits until a batch is worked off and says how large the next one is, or why to stop.
-    async fn look(&mut self, batch: usize) -> Result<Next, BrokerError> {
+    async fn observe(&mut self, batch: usize) -> Result<Next, BrokerError> {
         let before = self.back;
         let mut least = (u32::MAX, Instant::now());
         loop {

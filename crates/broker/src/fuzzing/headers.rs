@@ -5,12 +5,12 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use convgroup_domain::fuzzing::{CODES, NOW_MS, assert_silent, with_secret};
 
 use super::{message, on_the_wire, table_on_the_wire};
+use crate::dead_letter::letter;
 use crate::delivery::Message;
-use crate::letter::letter;
 use crate::successor::{Copy, Extent, copy, extents, redriven};
 use convgroup_domain::attempt::FAILURES_MAX;
 use convgroup_domain::decide::{
-    Decided, Decision, Destination, Limits, NameEnd, Successor, decide, decide_malformed,
+    Decided, Decision, Destination, NameEnd, RetryLimits, Successor, decide, decide_malformed,
 };
 use convgroup_domain::encoding::Declared;
 use convgroup_domain::message::{Malformed, decode, decode_declared};
@@ -169,7 +169,7 @@ fn successors(message: &Message) -> Vec<Successor> {
         ]);
         let throttled = ends([answer(60007, ""), NameEnd::Interrupted, NameEnd::Gone]);
         for attempts_max in [1, FAILURES_MAX] {
-            let limits = Limits {
+            let limits = RetryLimits {
                 attempts_max,
                 tiers: 4,
             };

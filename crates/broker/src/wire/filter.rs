@@ -138,7 +138,7 @@ impl Filter {
         if left > 0 {
             return Ok(State::Holding { left });
         }
-        self.judge(out)?;
+        self.finish_frame(out)?;
         self.held.clear();
         self.held.shrink_to(KEPT_BYTES);
         self.tail = Vec::new();
@@ -166,11 +166,11 @@ impl Filter {
         }
     }
 
-    /// Judges the frame that is held, now that it is whole.
-    fn judge(&mut self, out: &mut Vec<u8>) -> Result<(), WireError> {
+    /// Deals with the frame that is held, now that it is whole.
+    fn finish_frame(&mut self, out: &mut Vec<u8>) -> Result<(), WireError> {
         let (kind, channel) = (self.held[0], [self.held[1], self.held[2]]);
         if kind == METHOD {
-            return self.judge_method(channel, out);
+            return self.finish_method(channel, out);
         }
         let end = if self.tail.is_empty() {
             &mut self.held
@@ -185,7 +185,7 @@ impl Filter {
             tail: &self.tail[self.tail.len().saturating_sub(TAIL_BYTES)..],
             total: u32::from_be_bytes(size) as usize,
         };
-        let instead = header::judge(&content, &self.mark, self.agreed as usize)?;
+        let instead = header::replacement(&content, &self.mark, self.agreed as usize)?;
         put(
             out,
             kind,
@@ -195,7 +195,7 @@ impl Filter {
         Ok(())
     }
 
-    fn judge_method(&mut self, channel: [u8; 2], out: &mut Vec<u8>) -> Result<(), WireError> {
+    fn finish_method(&mut self, channel: [u8; 2], out: &mut Vec<u8>) -> Result<(), WireError> {
         ended(METHOD, &self.held)?;
         self.held.pop();
         let mut payload = self.held.split_off(HEAD_BYTES);

@@ -95,7 +95,7 @@ struct Properties<'a> {
     problem: Option<Problem>,
 }
 
-/// Judges a content header: `None` lets it pass, else it is what takes its place.
+/// What takes the place of a content header; `None` lets it pass.
 ///
 /// What lapin can't parse, or is larger than any frame of ours, gets a header of the name `mark` that says why; properties that
 /// can be read stay. Headers that are nested too deep, are too many, or would not fit a frame of `frame_bytes_max` are left out,
@@ -103,7 +103,7 @@ struct Properties<'a> {
 ///
 /// # Errors
 /// It ends before the size of its body.
-pub(super) fn judge(
+pub(super) fn replacement(
     content: &Content<'_>,
     mark: &str,
     frame_bytes_max: usize,

@@ -2,7 +2,7 @@
 //!
 //! lapin gives up a connection over one message that it can't parse, parses nested headers by recursion, and makes of each
 //! header value some forty bytes of memory. Messages are written by anybody, so the bytes pass here first: [`Filter`] looks at
-//! each frame and replaces what would harm lapin. [`stream`] puts it into a connection; [`header`] judges the properties of a
+//! each frame and replaces what would harm lapin. [`stream`] puts it into a connection; [`header`] checks the properties of a
 //! message, [`method`] the texts in methods, [`table`] walks through headers. Nothing here waits, reads a clock or logs.
 mod filter;
 mod header;

@@ -1,21 +1,21 @@
 //! Reading dead letters without harming them.
 //!
-//! Letters are consumed and held, never got one by one and put back: what is held goes back, in its place and order, when the
+//! DeadLetterQueue are consumed and held, never got one by one and put back: what is held goes back, in its place and order, when the
 //! session closes. Each such look counts one delivery, of which the queue allows two thousand million.
 //!
 //! An ack is not confirmed by the broker. Of many in a row it keeps those beyond 32 in the channel's own memory for some
 //! milliseconds, and forgets them if the channel closes meanwhile (measured on 3.10.8: of 1,027 acks 33 took effect). So what was
-//! removed is looked for again, and counts as removed when it did not come back: [`Letters::make_sure`].
+//! removed is looked for again, and counts as removed when it did not come back: [`DeadLetterQueue::make_sure`].
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connect::{Role, connect_any};
+use super::dead_letter::{Fingerprint, fingerprint};
 use super::delivery::Delivery;
 use super::error::Busy;
 use super::events::Observer;
 use super::fault::Fault;
-use super::letter::{Fingerprint, fingerprint};
 use super::life::Life;
 use super::publisher::Publisher;
 use super::successor::redriven;
@@ -47,7 +47,7 @@ const ROUNDS: u32 = 8;
 
 /// A session with the dead letters: one connection to read, one to publish.
 #[derive(Debug)]
-pub struct Letters {
+pub struct DeadLetterQueue {
     reading: Connection,
     hands: Vec<Hand>,
     arriving: SelectAll<Consumer>,
@@ -58,7 +58,7 @@ pub struct Letters {
     asking: Channel,
     /// How many letters like this have arrived and were not removed.
     here: HashMap<Fingerprint, Count>,
-    /// Letters delivered and not removed: they go back at the end.
+    /// DeadLetterQueue delivered and not removed: they go back at the end.
     held: u32,
     acks: u32,
 }
@@ -77,7 +77,7 @@ struct Count {
     removed: u32,
 }
 
-impl Letters {
+impl DeadLetterQueue {
     /// Connects, waits until nobody else reads the letters, and takes all that are there now, oldest first.
     ///
     /// # Errors
@@ -125,13 +125,13 @@ impl Letters {
         let dead = self.topology.dead.name.clone();
         let began = Instant::now();
         loop {
-            let seen = declare::look(&self.asking, &dead)
+            let seen = declare::inspect(&self.asking, &dead)
                 .await
                 .map_err(|err| declare::unseen(err, &dead))?;
             if seen.consumers == 0 {
                 self.add_hand().await?;
                 // Two that began at the same moment see each other now, and both step back.
-                if declare::look(&self.asking, &dead).await?.consumers <= 1 {
+                if declare::inspect(&self.asking, &dead).await?.consumers <= 1 {
                     return Ok(seen.ready);
                 }
                 self.let_go().await;
@@ -232,7 +232,7 @@ impl Letters {
         self.acks += 1;
         if self.acks.is_multiple_of(ACKS_IN_A_ROW) {
             for hand in &self.hands {
-                declare::look(&hand.channel, &self.topology.dead.name).await?;
+                declare::inspect(&hand.channel, &self.topology.dead.name).await?;
             }
         }
         Ok(())
@@ -303,7 +303,7 @@ impl Letters {
         let held = std::mem::take(&mut self.held);
         let back = async {
             let dead = &self.topology.dead.name;
-            while declare::look(&self.asking, dead)
+            while declare::inspect(&self.asking, dead)
                 .await
                 .is_ok_and(|seen| seen.ready < held || seen.consumers > 0)
             {
@@ -322,8 +322,8 @@ impl Letters {
     ///
     /// # Errors
     /// The broker refused or did not answer.
-    pub async fn main(&self) -> Result<declare::Seen, BrokerError> {
-        declare::look(&self.asking, &self.topology.main.name).await
+    pub async fn main(&self) -> Result<declare::QueueState, BrokerError> {
+        declare::inspect(&self.asking, &self.topology.main.name).await
     }
 
     /// How many messages wait in the delay queues.

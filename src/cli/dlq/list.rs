@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::{Desk, moment};
+use super::{Selection, moment};
 use crate::cli::{Exit, Failure, count, say};
 use crate::telemetry::Ids;
 use convgroup_broker::delivery::Message;
 use convgroup_domain::code::CodeTable;
+use convgroup_domain::dead_letter::{DELIVERY_LIMIT, DeadLetter, MAXLEN, NACKED, NONE, TTL};
 use convgroup_domain::decide::MALFORMED;
-use convgroup_domain::letter::{DELIVERY_LIMIT, Letter, MAXLEN, NACKED, NONE, TTL};
 use convgroup_domain::message::decode_declared;
 use convgroup_domain::text::readable;
 
@@ -24,9 +24,9 @@ struct Group {
     newest: Option<i64>,
 }
 
-pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
+pub(super) fn ls(selection: &Selection, json: bool) -> Result<Exit, Failure> {
     let mut groups: BTreeMap<(&str, &str, &str), Group> = BTreeMap::new();
-    for (letter, _) in &desk.meant {
+    for (letter, _) in &selection.meant {
         let group = groups
             .entry((&letter.cause, &letter.class, &letter.code))
             .or_default();
@@ -46,7 +46,7 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
     }
     for (&(cause, class, code), group) in &groups {
         let (oldest, newest) = (moment(group.oldest), moment(group.newest));
-        let meaning = meaning(&desk.codes, cause, code);
+        let meaning = meaning(&selection.codes, cause, code);
         if json {
             let line = json!({ "cause": cause, "class": class, "code": code, "letters": group.count,
                                "oldest": oldest, "newest": newest, "meaning": meaning });
@@ -64,7 +64,7 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
         }
     }
     if !json {
-        let _ = writeln!(text, "{:>7}  in all", desk.meant.len());
+        let _ = writeln!(text, "{:>7}  in all", selection.meant.len());
     }
     say(&text)?;
     Ok(Exit::Done)
@@ -72,18 +72,18 @@ pub(super) fn ls(desk: &Desk, json: bool) -> Result<Exit, Failure> {
 
 /// `ids`: how they are shown; without it not at all.
 pub(super) fn show(
-    desk: &Desk,
+    selection: &Selection,
     limit: usize,
     ids: Option<Ids>,
     json: bool,
 ) -> Result<Exit, Failure> {
     let mut text = String::new();
-    for (letter, delivery) in desk.meant.iter().take(limit) {
-        let told = Told::of(letter, &delivery.message, &desk.codes, ids);
+    for (letter, delivery) in selection.meant.iter().take(limit) {
+        let description = Description::of(letter, &delivery.message, &selection.codes, ids);
         text += &if json {
-            told.as_json(letter)
+            description.as_json(letter)
         } else {
-            told.as_text(letter)
+            description.as_text(letter)
         };
         text.push('\n');
     }
@@ -91,8 +91,8 @@ pub(super) fn show(
         let _ = writeln!(
             text,
             "{} of {}",
-            desk.meant.len().min(limit),
-            count(desk.meant.len(), "letter")
+            selection.meant.len().min(limit),
+            count(selection.meant.len(), "letter")
         );
     }
     say(&text)?;
@@ -102,17 +102,17 @@ pub(super) fn show(
 /// What `dlq show` prints of one letter: as text, and as JSON.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn shown(
-    letter: &Letter,
+    letter: &DeadLetter,
     message: &Message,
     codes: &CodeTable,
     ids: Option<Ids>,
 ) -> [String; 2] {
-    let told = Told::of(letter, message, codes, ids);
-    [told.as_text(letter), told.as_json(letter)]
+    let description = Description::of(letter, message, codes, ids);
+    [description.as_text(letter), description.as_json(letter)]
 }
 
-/// What is told of a letter beside its headers; empty where there is nothing to tell.
-struct Told {
+/// What is description of a letter beside its headers; empty where there is nothing to tell.
+struct Description {
     meaning: String,
     on_redrive: String,
     /// The API's text, or what is malformed, or why the message can't be read.
@@ -126,14 +126,14 @@ struct Told {
     body: String,
 }
 
-impl Told {
-    fn of(letter: &Letter, message: &Message, codes: &CodeTable, ids: Option<Ids>) -> Self {
+impl Description {
+    fn of(letter: &DeadLetter, message: &Message, codes: &CodeTable, ids: Option<Ids>) -> Self {
         const HIDDEN: &str =
             "(hidden: set im.sdk_app_id for the hash that the logs show, or --reveal-ids)";
         let reveals = ids.is_some_and(|ids| ids.reveals());
         let body = &message.body;
         let ours = letter.cause == MALFORMED || message.unreadable.is_some();
-        let mut told = Self {
+        let mut description = Self {
             meaning: meaning(codes, &letter.cause, &letter.code),
             on_redrive: outlook(codes, letter),
             // The API's text may name users and groups.
@@ -150,29 +150,30 @@ impl Told {
         };
         match decode_declared(body, message.declared()) {
             Ok(event) => {
-                told.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
-                told.groups = ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
+                description.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
+                description.groups =
+                    ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
                 if letter.cause == MALFORMED {
                     "tried from the start, without the properties that could not be read"
-                        .clone_into(&mut told.on_redrive);
+                        .clone_into(&mut description.on_redrive);
                 }
             }
             Err(_) if let Some(bytes) = letter.body_missing_bytes => {
-                told.malformed =
+                description.malformed =
                     format!("the broker refused the body ({bytes} bytes): it is not here");
             }
             Err(malformed) => {
-                told.malformed = malformed.to_string();
+                description.malformed = malformed.to_string();
                 if reveals {
                     let shown = &body[..body.len().min(BODY_BYTES_SHOWN)];
-                    told.body = String::from_utf8_lossy(shown).into_owned();
+                    description.body = String::from_utf8_lossy(shown).into_owned();
                 }
             }
         }
-        told
+        description
     }
 
-    fn as_json(&self, letter: &Letter) -> String {
+    fn as_json(&self, letter: &DeadLetter) -> String {
         let line = json!({
             "message_id": letter.message_id, "cause": letter.cause, "class": letter.class, "code": letter.code,
             "attempt": letter.attempt, "redrives": letter.redrives, "failed_at": moment(letter.failed_at_ms),
@@ -182,7 +183,7 @@ impl Told {
         line.to_string()
     }
 
-    fn as_text(&self, letter: &Letter) -> String {
+    fn as_text(&self, letter: &DeadLetter) -> String {
         let cause = format!("{} {} {}", letter.cause, letter.class, letter.code);
         let attempts = format!("{}, redriven {} times", letter.attempt, letter.redrives);
         let event = if self.malformed.is_empty() {
@@ -222,7 +223,7 @@ impl Told {
 }
 
 fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
-    let told = match cause {
+    let description = match cause {
         MALFORMED => "the event can't be read, or not the message around it",
         NONE => "neither the daemon nor the broker put it here: somebody published to this queue",
         DELIVERY_LIMIT => "delivered too often without being settled: handed back again and again",
@@ -240,11 +241,11 @@ fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
                 .map_or_else(String::new, |row| row.meaning);
         }
     };
-    told.to_owned()
+    description.to_owned()
 }
 
 /// What would happen if the letter were sent back now.
-fn outlook(codes: &CodeTable, letter: &Letter) -> String {
+fn outlook(codes: &CodeTable, letter: &DeadLetter) -> String {
     const FROM_THE_START: &str = "tried from the start";
     match (letter.cause.as_str(), codes.explain(&letter.code)) {
         (MALFORMED, _) => {

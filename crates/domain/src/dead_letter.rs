@@ -46,7 +46,7 @@ pub const CLASSES: [&str; 4] = {
 
 /// What is known about one dead letter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Letter {
+pub struct DeadLetter {
     /// The publisher's id; empty where there is none.
     pub message_id: String,
     /// `rejected`, `exhausted`, `malformed`; of one that the broker made, what [`brokers_cause`] calls it.
@@ -108,7 +108,7 @@ impl Filter {
 
     /// Whether it means this letter. One whose moment of death is unknown matches no filter by age.
     #[must_use]
-    pub fn matches(&self, letter: &Letter, now_ms: i64) -> bool {
+    pub fn matches(&self, letter: &DeadLetter, now_ms: i64) -> bool {
         let any = |wanted: &[String], found: &str| {
             wanted.is_empty() || wanted.iter().any(|one| one == found)
         };
@@ -134,14 +134,14 @@ mod tests {
 
     const NOW: i64 = 1_700_000_000_000;
 
-    fn letter() -> Letter {
-        Letter {
+    fn letter() -> DeadLetter {
+        DeadLetter {
             message_id: "m-1".into(),
             cause: "rejected".into(),
             class: "rejected".into(),
             code: "51011".into(),
             failed_at_ms: Some(NOW - 60_000),
-            ..Letter::default()
+            ..DeadLetter::default()
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
             },
             true,
         );
-        let undated = Letter {
+        let undated = DeadLetter {
             failed_at_ms: None,
             ..letter()
         };

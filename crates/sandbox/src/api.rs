@@ -16,7 +16,7 @@ use super::refusal::Refusal;
 use super::store::Store;
 
 /// All that a sandbox knows; no clock and no network.
-pub(super) struct Desk {
+pub(super) struct Api {
     pub(super) access: Access,
     pub(super) store: Store,
     pub(super) faults: Faults,
@@ -53,7 +53,7 @@ pub(super) enum What {
     Hang,
 }
 
-impl Desk {
+impl Api {
     pub(super) fn new(config: Config) -> Self {
         Self {
             access: Access::new(config.sdk_app_id, config.secret_key, config.admins),

@@ -9,7 +9,7 @@ use super::successor::{
     BODY_BYTES, CAUSE, CLASS, CODE, FAILED_AT, INFO, REDRIVE_RUN, REDRIVES, is_brokers_count,
 };
 use convgroup_domain::attempt::ATTEMPT;
-use convgroup_domain::letter::{Letter, NONE, brokers_cause};
+use convgroup_domain::dead_letter::{DeadLetter, NONE, brokers_cause};
 
 /// By what a letter is known again: all that the broker does not change.
 pub type Fingerprint = u64;
@@ -36,11 +36,11 @@ pub fn fingerprint(message: &Message) -> Fingerprint {
 
 /// What a letter's headers tell.
 #[must_use]
-pub fn letter(message: &Message) -> Letter {
+pub fn letter(message: &Message) -> DeadLetter {
     let header = |name: &str| message.text(name).unwrap_or_default();
     let brokers = || brokers_reason(message).map(|reason| brokers_cause(&reason).to_owned());
     let cause = message.text(CAUSE).or_else(brokers);
-    Letter {
+    DeadLetter {
         message_id: message.id().to_owned(),
         cause: cause.unwrap_or_else(|| NONE.to_owned()),
         class: header(CLASS),
