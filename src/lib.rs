@@ -14,6 +14,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod dlq;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod log_lines;
@@ -23,4 +24,5 @@ pub mod shutdown;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+pub mod tool;
 pub mod worker;

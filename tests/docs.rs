@@ -627,7 +627,7 @@ fn wrong_call(helps: &BTreeMap<String, String>, words: &[&str]) -> Option<String
 
 /// The exit codes of `Exit`.
 fn exit_codes() -> BTreeSet<String> {
-    let source = read("src/cli/exit.rs");
+    let source = read("src/tool/exit.rs");
     let arms = source
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Exit::"));

@@ -2,8 +2,8 @@
 use std::sync::Arc;
 
 use super::topology::UNASKED;
-use super::{Exit, Failure, say};
 use crate::config::{Config, Settings};
+use crate::tool::{Exit, Failure, say};
 use convgroup_broker::BrokerError;
 use convgroup_broker::declare::{Comparison, Standing};
 use convgroup_broker::rehearsal::Rehearsal;

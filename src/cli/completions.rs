@@ -2,7 +2,8 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, Exit, Failure, say};
+use super::Cli;
+use crate::tool::{Exit, Failure, say};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

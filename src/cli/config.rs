@@ -1,6 +1,6 @@
 //! `config`: the configuration in force, with sources.
-use super::{Exit, Failure, say};
 use crate::config::Settings;
+use crate::tool::{Exit, Failure, say};
 
 pub(super) fn config(settings: &Settings) -> Result<Exit, Failure> {
     let resolved = settings.resolved();

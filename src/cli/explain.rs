@@ -1,6 +1,6 @@
 //! `explain`: a row of the error table, or all of it.
-use super::{Exit, Failure, say};
 use crate::config::Settings;
+use crate::tool::{Exit, Failure, no_code, say};
 use convgroup_domain::code::{CodeTable, Row};
 
 #[derive(Debug, clap::Args)]
@@ -27,20 +27,6 @@ pub(super) fn explain(settings: &Settings, args: &Args) -> Result<Exit, Failure>
         },
     }
     Ok(Exit::Done)
-}
-
-/// What is wrong with a code, and which ones there are.
-pub(super) fn no_code(codes: &CodeTable, code: &str) -> Failure {
-    let known: Vec<&str> = codes
-        .rows()
-        .map(|row| &*row.code)
-        .filter(|code| code.parse::<i64>().is_err())
-        .collect();
-    let problem = format!(
-        "`{code}` is no code: give a number (51011), an HTTP status (http_503), or one of {}",
-        known.join(" ")
-    );
-    Failure::new(Exit::Usage, anyhow::anyhow!(problem))
 }
 
 fn one(codes: &CodeTable, row: &Row) -> String {

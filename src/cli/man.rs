@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::CommandFactory;
 
-use super::{Cli, Exit, Failure};
+use super::Cli;
+use crate::tool::{Exit, Failure};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  convgroup-deleter man /usr/local/share/man/man1")]

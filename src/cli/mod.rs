@@ -1,9 +1,8 @@
-//! The command line: one file per subcommand. To add one: a file here, a variant of [`Command`], an arm in [`dispatch`].
+//! The command line: one file per subcommand (`dlq` is a room of its own). To add one: a file here, a variant of [`Command`], an arm in
+//! [`dispatch`].
 mod check;
 mod completions;
 mod config;
-mod dlq;
-mod exit;
 mod explain;
 mod man;
 mod publish;
@@ -12,25 +11,19 @@ mod topology;
 mod usersig;
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io::{IsTerminal, Write};
 use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use indicatif::{HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::runtime::Runtime;
-
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use dlq::{exported, shown};
-pub use exit::{Exit, Failure};
 
 use crate::config::Settings;
 use convgroup_domain::text;
 use convgroup_host::limits;
 
-use crate::telemetry;
+use crate::tool::{Exit, Failure};
+use crate::{dlq, telemetry};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -192,54 +185,11 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
     Ok(variables)
 }
 
-/// Writes a command's result to standard output. A reader that has seen enough (`… | head`) is no error.
-fn say(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
-        _ => Ok(()),
-    }
-}
-
-/// A number of things: `1 letter`, `2 letters`.
-fn count(number: usize, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
-/// A progress bar for long work, on a terminal only; `done` says what has happened to those that are counted.
-fn progress(total: usize, done: &str) -> ProgressBar {
-    let visible = total > 1 && std::io::stderr().is_terminal();
-    let target = if visible {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {done}, {{eta}} left");
-    let style =
-        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
-        let _ = out.write_str(&rate(state.per_sec()));
-    });
-    ProgressBar::with_draw_target(Some(total as u64), target).with_style(style)
-}
-
-/// A rate in whole things per second: `35,103/s`.
-fn rate(per_s: f64) -> String {
-    format!("{:.0}/s", HumanFloatCount(per_s))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
-
-    #[test]
-    fn rates_have_no_fractions() {
-        let rates = [0.4, 9.6, 999.7, 35_102.760_8].map(rate);
-        assert_eq!(rates, ["0/s", "10/s", "1,000/s", "35,103/s"]);
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::{Exit, Failure, count, progress, say};
 use crate::config::Settings;
+use crate::tool::{Exit, Failure, count, progress, say};
 use convgroup_broker::feed::{Feed, RefusedEvent};
 use convgroup_domain::encoding;
 use convgroup_domain::message::{BYTE_ORDER_MARK, DeleteGroups, decode};

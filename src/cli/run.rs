@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 
-use super::{Exit, Failure};
 use crate::admin::{Admin, Bounds, Identity};
 use crate::config::Settings;
 use crate::daemon::{Daemon, Ended};
 use crate::metrics::Metrics;
 use crate::status::Status;
+use crate::tool::{Exit, Failure};
 use crate::{shutdown, telemetry};
 use convgroup_host::limits::Limit;
 

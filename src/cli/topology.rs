@@ -1,8 +1,8 @@
 //! `topology`: what the daemon needs at the broker, printed, applied or verified.
 use std::fmt::Write;
 
-use super::{Exit, Failure, say};
 use crate::config::Settings;
+use crate::tool::{Exit, Failure, say};
 use convgroup_broker::declare::{Comparison, Standing, TopologyConnection};
 use convgroup_broker::rights::{Remedy, Rights};
 use convgroup_broker::settings::Amqp;

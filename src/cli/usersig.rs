@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 
-use super::{Exit, Failure, say};
 use crate::config::Settings;
+use crate::tool::{Exit, Failure, say};
 use convgroup_chat::usersig::{decode, sign};
 use convgroup_host::clock::{moment, unix_s};
 

@@ -2,7 +2,7 @@
 use convgroup_broker::fuzzing::{AMQPValue, FieldTable};
 use serde_json::Value;
 
-use crate::cli::{exported, shown};
+use crate::dlq::{exported, shown};
 use crate::telemetry::Ids;
 use convgroup_broker::dead_letter as read;
 use convgroup_broker::delivery::Message;

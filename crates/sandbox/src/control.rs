@@ -35,7 +35,7 @@ use super::config::Latency;
 use super::counters::Counters;
 use super::fault::{Rule, RuleState};
 use super::seed::Seeder;
-use super::server::Shared;
+use super::shared::Shared;
 
 type App = State<Arc<Shared>>;
 

@@ -67,6 +67,7 @@ mod limit;
 mod refusal;
 mod seed;
 mod server;
+mod shared;
 mod store;
 
 use std::io::{self, BufRead};
@@ -81,9 +82,10 @@ pub use config::{Config, DEMO_SECRET_KEY, Latency, LatencyError};
 pub use counters::{CallRecord, Counters};
 pub use fault::{Effect, Fault, Probes, Raw, Rule, RuleState};
 pub use seed::{SeedError, SeedLineError};
+pub use store::NameTooLong;
 
 use seed::Seeder;
-use server::Shared;
+use shared::Shared;
 
 /// A running sandbox; dropping it closes its port and all its connections.
 pub struct Sandbox {
@@ -133,7 +135,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// When a group name is longer than the API's 32 bytes.
-    pub fn add_user(&self, user: &str, groups: &[&str]) -> Result<(), SeedLineError> {
+    pub fn add_user(&self, user: &str, groups: &[&str]) -> Result<(), NameTooLong> {
         self.shared.api().store.add_user(user, groups)
     }
 

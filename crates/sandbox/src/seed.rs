@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Deserialize;
 
-use super::store::Store;
+use super::store::{NameTooLong, Store};
 
 /// The longest line, in bytes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
@@ -23,9 +23,9 @@ pub enum SeedLineError {
     /// The line is not of the form `{"user":"user15","groups":["a","b"]}`.
     #[error("not a user with groups: {0}")]
     Json(#[from] serde_json::Error),
-    /// A name is longer than the API allows, so it could never be deleted.
-    #[error("a group name is longer than 32 bytes")]
-    NameTooLong,
+    /// A name is too long.
+    #[error(transparent)]
+    NameTooLong(#[from] NameTooLong),
     /// The line is longer than what is read at once.
     #[error("longer than 1 MiB")]
     LineTooLong,
@@ -92,7 +92,7 @@ struct Line {
 
 fn add_line(line: &[u8], store: &mut Store) -> Result<(), SeedLineError> {
     let Line { user, groups } = serde_json::from_slice(line)?;
-    store.add_user(&user, &groups)
+    Ok(store.add_user(&user, &groups)?)
 }
 
 #[cfg(test)]

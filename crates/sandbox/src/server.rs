@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,17 +20,17 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use convgroup_host::clock::unix_s;
 
-use super::api::{Answer, Api, What};
+use super::api::{Answer, What};
 use super::call::Call;
-use super::config::Config;
 use super::control;
 use super::fault::Raw;
+use super::shared::Shared;
 
 /// The only path of the API.
 const PATH: &str = "/v4/recentcontact/del_contact_group";
@@ -48,33 +48,6 @@ const HUGE_PIECES: usize = 16 * 1024;
 const TRUNCATED: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n\
     {\"ActionStatus\":\"OK\",\"ErrorCode\":0,";
-
-/// What connections and controls share.
-pub(super) struct Shared {
-    api: Mutex<Api>,
-    /// Told after every call.
-    pub(super) changed: Notify,
-    idle_close: Option<Duration>,
-    close_after_requests: Option<u32>,
-}
-
-impl Shared {
-    pub(super) fn new(config: Config) -> Self {
-        let (idle_close, close_after_requests) = (config.idle_close, config.close_after_requests);
-        let api = Mutex::new(Api::new(config));
-        Self {
-            api,
-            changed: Notify::new(),
-            idle_close,
-            close_after_requests,
-        }
-    }
-
-    /// Never held across an `await`. A panic of a test's thread does not spoil what is behind it.
-    pub(super) fn api(&self) -> MutexGuard<'_, Api> {
-        self.api.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Serves until it is dropped, which closes all connections.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {

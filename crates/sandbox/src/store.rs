@@ -5,7 +5,11 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::call::GROUP_NAME_BYTES_MAX;
 use super::refusal::Refusal;
-use super::seed::SeedLineError;
+
+/// A name is longer than the API allows, so it could never be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a group name is longer than 32 bytes")]
+pub struct NameTooLong;
 
 #[derive(Default)]
 pub(super) struct Store {
@@ -28,12 +32,12 @@ impl Store {
         &mut self,
         user: &str,
         groups: &[impl AsRef<str>],
-    ) -> Result<(), SeedLineError> {
+    ) -> Result<(), NameTooLong> {
         if groups
             .iter()
             .any(|group| group.as_ref().len() > GROUP_NAME_BYTES_MAX)
         {
-            return Err(SeedLineError::NameTooLong);
+            return Err(NameTooLong);
         }
         if !self.users.contains_key(user) {
             self.users.insert(user.into(), Groups::default());

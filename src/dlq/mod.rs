@@ -16,10 +16,9 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::builder::PossibleValuesParser;
 
-use super::explain::no_code;
-use super::{Exit, Failure, count};
 use crate::config::Settings;
 use crate::telemetry::{self, Ids};
+use crate::tool::{Exit, Failure, count, no_code};
 use convgroup_broker::dead_letter::letter;
 use convgroup_broker::dead_letter_queue::DeadLetterQueue;
 use convgroup_broker::delivery::Delivery;
@@ -38,7 +37,7 @@ Examples:
   convgroup-deleter dlq redrive --cause exhausted            one as a canary, then growing batches
   convgroup-deleter dlq export --file letters.ndjson
   convgroup-deleter dlq purge --code 50001 --yes             writes them to a file first")]
-pub(super) struct Args {
+pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -176,7 +175,7 @@ impl Which {
     }
 }
 
-pub(super) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let (amqp, codes) = (settings.amqp()?, settings.codes()?);
     let filter = args.command.filter(&codes)?;
     let mut selection = Selection::open(&amqp, codes, &filter, &args.command).await?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Selection;
-use crate::cli::{Exit, Failure, count, progress, say};
+use crate::tool::{Exit, Failure, count, progress, say};
 use crate::{shutdown, telemetry};
 use convgroup_broker::BrokerError;
 use convgroup_broker::dead_letter::letter;

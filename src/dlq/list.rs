@@ -5,8 +5,8 @@ use std::fmt::Write;
 use serde_json::json;
 
 use super::{Selection, moment};
-use crate::cli::{Exit, Failure, count, say};
 use crate::telemetry::Ids;
+use crate::tool::{Exit, Failure, count, say};
 use convgroup_broker::delivery::Message;
 use convgroup_domain::code::CodeTable;
 use convgroup_domain::dead_letter::{DELIVERY_LIMIT, DeadLetter, MAXLEN, NACKED, NONE, TTL};

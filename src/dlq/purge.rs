@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 
 use super::{Selection, export, moment};
-use crate::cli::{Exit, Failure, count, say};
+use crate::tool::{Exit, Failure, count, say};
 use convgroup_host::clock::unix_ms;
 
 pub(super) async fn purge(

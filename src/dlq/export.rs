@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::{Selection, moment};
-use crate::cli::{Exit, Failure, count, say};
+use crate::tool::{Exit, Failure, count, say};
 use convgroup_broker::dead_letter::properties;
 use convgroup_broker::delivery::Message;
 use convgroup_domain::dead_letter::DeadLetter;

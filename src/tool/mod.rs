@@ -1,0 +1,72 @@
+//! What all tools share: exit codes, failures that know theirs, and what is written on a terminal.
+mod exit;
+
+use std::fmt;
+use std::io::{IsTerminal, Write};
+
+use convgroup_domain::code::CodeTable;
+use indicatif::{HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+pub use exit::{Exit, Failure};
+
+/// What is wrong with a code, and which ones there are.
+pub(crate) fn no_code(codes: &CodeTable, code: &str) -> Failure {
+    let known: Vec<&str> = codes
+        .rows()
+        .map(|row| &*row.code)
+        .filter(|code| code.parse::<i64>().is_err())
+        .collect();
+    let problem = format!(
+        "`{code}` is no code: give a number (51011), an HTTP status (http_503), or one of {}",
+        known.join(" ")
+    );
+    Failure::new(Exit::Usage, anyhow::anyhow!(problem))
+}
+
+/// Writes a command's result to standard output. A reader that has seen enough (`… | head`) is no error.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A number of things: `1 letter`, `2 letters`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// A progress bar for long work, on a terminal only; `done` says what has happened to those that are counted.
+pub(crate) fn progress(total: usize, done: &str) -> ProgressBar {
+    let visible = total > 1 && std::io::stderr().is_terminal();
+    let target = if visible {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let template = format!("{{wide_bar}} {{human_pos}}/{{human_len}} {done}, {{eta}} left");
+    let style =
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = out.write_str(&rate(state.per_sec()));
+    });
+    ProgressBar::with_draw_target(Some(total as u64), target).with_style(style)
+}
+
+/// A rate in whole things per second: `35,103/s`.
+fn rate(per_s: f64) -> String {
+    format!("{:.0}/s", HumanFloatCount(per_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_no_fractions() {
+        let rates = [0.4, 9.6, 999.7, 35_102.760_8].map(rate);
+        assert_eq!(rates, ["0/s", "10/s", "1,000/s", "35,103/s"]);
+    }
+}
