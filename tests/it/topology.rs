@@ -384,12 +384,13 @@ async fn a_limit_of_queues_fails_the_check_with_what_clears_it() {
         .await;
     let (code, output) = world.tool(&["topology", "apply"]).await;
     assert_eq!(code, 1, "one queue is not enough: {output}");
-    assert!(output.contains("vhost queue limit (1)"), "{output}");
+    let words = format!("queue limit in vhost '{vhost}' (1) is reached");
+    assert!(output.contains(&words), "{output}");
     let (code, output) = world.tool(&["check"]).await;
     assert_eq!(code, 1, "{output}");
     let told = output.lines().find(|line| line.starts_with("FAIL  queues"));
     let told = told.unwrap_or_else(|| panic!("{output}"));
-    assert!(told.contains("vhost queue limit (1)"), "{output}");
+    assert!(told.contains(&words), "{output}");
     do_as_told(told).await;
     let (code, output) = world.tool(&["check"]).await;
     assert_eq!(code, 0, "{output}");

@@ -231,7 +231,7 @@ mod tests {
             ),
             (
                 406,
-                "PRECONDITION_FAILED - cannot declare queue 'q' in vhost '/': vhost queue limit (1) is reached",
+                "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost '/' (1) is reached",
                 Meaning::Limit(BrokerLimit::Queues),
             ),
             (
