@@ -1,12 +1,13 @@
-//! Turns RabbitMQ events "delete this user's conversation group" into calls of the Tencent Cloud Chat server API.
+//! The program: turns RabbitMQ events "delete this user's conversation group" into calls of the Tencent Cloud Chat server API.
 //!
 //! *Bytes become a command, a reply becomes a verdict, verdicts become a decision, a decision becomes an effect; only the two
-//! ends touch the network.* What **chooses** is a pure function in [`domain`]; what **does** takes the choice as its argument.
+//! ends touch the network.* What **chooses** is pure and lives in [`convgroup_domain`]; what **does** takes the choice as its
+//! argument.
 //!
 //! ```text
-//! cli ─► daemon ─► worker ─► pace ─► broker (RabbitMQ, lapin)
-//!                    │         └───► chat   (the API, reqwest)
-//!                    └─► domain: decode, classify, next_step, decide
+//! cli ─► daemon ─► worker ─► pace ─► convgroup_broker (RabbitMQ, lapin)
+//!                    │         └───► convgroup_chat   (the API, reqwest)
+//!                    └─► convgroup_domain: decode, classify, next_step, decide
 //! ```
 //!
 //! The rooms, the invariants and "to add X edit Y" are in ARCHITECTURE.md; what the daemon promises is in docs/guarantees.md.
