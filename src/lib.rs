@@ -5,9 +5,11 @@
 //! argument.
 //!
 //! ```text
-//! cli ─► daemon ─► worker ─► pace ─► convgroup_broker (RabbitMQ, lapin)
-//!                    │         └───► convgroup_chat   (the API, reqwest)
-//!                    └─► convgroup_domain: decode, classify, next_step, decide
+//! cli ─► daemon ─► convgroup_broker: sessions, deliveries (RabbitMQ, lapin)
+//!          └─► worker ─► convgroup_domain: decode, classify, next_step, decide
+//!                ├─► convgroup_chat: the call (the API, reqwest)
+//!                ├─► convgroup_broker: settle
+//!                └─► pace: may a call leave? ─► convgroup_chat: the probe
 //! ```
 //!
 //! The rooms, the invariants and "to add X edit Y" are in ARCHITECTURE.md; what the daemon promises is in docs/guarantees.md.

@@ -1,4 +1,5 @@
-//! The metrics: one block. To add one, add a field with its doc comment (it is the HELP text) and use it.
+//! The metrics: one block. To add one, add a line to `metrics!` with one line of doc comment (it is the HELP text), its labels to
+//! [`Metrics::new`], then the snapshot and `docs/operating.md`.
 //!
 //! Every label pair exists at zero from the start, so that a rate is right from the first event on; no user, group or free
 //! text is ever a label.

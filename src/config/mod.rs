@@ -1,7 +1,8 @@
 //! What the operator configured: layers read, every value checked, all mistakes reported at once.
 //!
 //! `config/default.toml` is embedded and is the defaults. To add a key: declare it in its section's file with bounds and whether
-//! it may be shown, read it there into a field, and write it into `config/default.toml` (an optional one as a comment).
+//! it may be shown, read it there into a field, and write it into `config/default.toml` (an optional one as a comment) and
+//! `docs/configuration.md`.
 mod all;
 mod amqp;
 mod amqp_tls;

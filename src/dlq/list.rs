@@ -111,7 +111,7 @@ pub(crate) fn shown(
     [description.as_text(letter), description.as_json(letter)]
 }
 
-/// What is description of a letter beside its headers; empty where there is nothing to tell.
+/// What is said of a letter beside its headers; empty where there is nothing to tell.
 struct Description {
     meaning: String,
     on_redrive: String,

@@ -76,7 +76,7 @@ enum Command {
         /// At most so many.
         #[arg(long)]
         limit: Option<usize>,
-        /// DeadLetterQueue per second at most.
+        /// Letters per second at most.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         rate: u32,
         /// Only say how many would go.

@@ -108,7 +108,7 @@ pub(super) async fn redrive(selection: &mut Selection, plan: Plan) -> Result<Exi
     };
     let bar = progress(total, "redriven");
     // A bar is for people who watch; who reads later wants lines.
-    let told = !std::io::stderr().is_terminal();
+    let prints_lines = !std::io::stderr().is_terminal();
     let pause = Duration::from_secs(1) / plan.rate;
     // Handled: redriven, or refused by the broker and left where it is.
     let (mut redriven, mut handled, mut batch) = (0, 0, 1);
@@ -142,7 +142,7 @@ pub(super) async fn redrive(selection: &mut Selection, plan: Plan) -> Result<Exi
             bar.set_position(handled as u64);
         }
         let next = watch.observe(in_batch).await?;
-        if told {
+        if prints_lines {
             telemetry::say(&format!(
                 "{redriven} of {total} redriven, {} came back dead",
                 watch.back
@@ -184,7 +184,7 @@ pub(super) async fn redrive(selection: &mut Selection, plan: Plan) -> Result<Exi
 struct Watch<'d> {
     letters: &'d mut DeadLetterQueue,
     run: String,
-    /// DeadLetterQueue of this run that came back dead.
+    /// Letters of this run that came back dead.
     back: usize,
     /// The fewest messages seen in the delay queues since the batch began: what has come on top has failed meanwhile.
     delays_least: u32,

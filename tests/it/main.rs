@@ -1,6 +1,17 @@
 //! The integration tests: the real binary against a real RabbitMQ and a real HTTP server that misbehaves on demand.
 //!
-//! One crate, so that all tests share one throw-away node. Tests are grouped by the guarantee they prove.
+//! One crate, so that all tests share one throw-away node. Tests are grouped by the guarantee they prove (docs/guarantees.md):
+//!
+//! | guarantee | files |
+//! |---|---|
+//! | 1, nothing is lost | `crash_points` `chaos` `model` `cluster` |
+//! | 2, nothing innocent is dead-lettered | `outages` `error_table` |
+//! | 3, the limit holds | `pace` |
+//! | 4, it always comes back | `broker_faults` `refused` |
+//! | 5, everything has a bound | `main_job` `hostile` `poison` `limits` `logs` |
+//! | what operators see | `surface` `prometheus` `signals` `secrets` `tls` |
+//! | the tools | `cli` `dlq` `topology` |
+//! | the harness itself | `harness_works` |
 #![allow(
     clippy::unwrap_used,
     clippy::float_cmp,

@@ -1,7 +1,7 @@
 //! The pace at the API's side: through restarts, crashes and freezes of replicas, and when others use a part of the limit.
 //!
 //! Arrivals bunch up on a busy machine, so a second may see a few calls more here than left; the exact bound is a property of
-//! `pace::limiter`. What these tests would see is a hand-over that doubles the rate.
+//! `convgroup_domain::spacing`. What these tests would see is a hand-over that doubles the rate.
 use std::time::{Duration, Instant};
 
 use im_sandbox::{CallRecord, Fault, Rule};

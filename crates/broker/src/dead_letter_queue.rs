@@ -1,6 +1,6 @@
 //! Reading dead letters without harming them.
 //!
-//! DeadLetterQueue are consumed and held, never got one by one and put back: what is held goes back, in its place and order, when the
+//! Dead letters are consumed and held, never fetched one by one and put back: what is held goes back, in its place and order, when the
 //! session closes. Each such look counts one delivery, of which the queue allows two thousand million.
 //!
 //! An ack is not confirmed by the broker. Of many in a row it keeps those beyond 32 in the channel's own memory for some
@@ -58,7 +58,7 @@ pub struct DeadLetterQueue {
     asking: Channel,
     /// How many letters like this have arrived and were not removed.
     here: HashMap<Fingerprint, Count>,
-    /// DeadLetterQueue delivered and not removed: they go back at the end.
+    /// Letters delivered and not removed: they go back at the end.
     held: u32,
     acks: u32,
 }

@@ -246,7 +246,7 @@ pub(crate) async fn inspect(channel: &Channel, queue: &str) -> Result<QueueState
 /// Messages ready in a queue.
 ///
 /// # Errors
-/// As [`look`].
+/// As [`inspect`].
 pub(crate) async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerError> {
     inspect(channel, queue).await.map(|seen| seen.ready)
 }
@@ -254,7 +254,7 @@ pub(crate) async fn depth(channel: &Channel, queue: &str) -> Result<u32, BrokerE
 /// Messages ready in all delay queues together.
 ///
 /// # Errors
-/// As [`look`].
+/// As [`inspect`].
 pub(crate) async fn delayed(channel: &Channel, topology: &Topology) -> Result<u32, BrokerError> {
     let mut delayed = 0;
     for tier in &topology.tiers {

@@ -1,7 +1,8 @@
 //! RabbitMQ: the only room that names lapin.
 //!
 //! A [`session::Session`] is one life of both connections: everything that depends on them (deliveries, receipts, publishes)
-//! belongs to it and dies with it. Whatever goes wrong at the broker ends the session; the supervisor opens the next.
+//! belongs to it and dies with it. Whatever goes wrong at the broker ends the session, except that it refuses a single message
+//! ([`refusal`]); the supervisor opens the next one.
 //! Facts behind the shape (measured on RabbitMQ 3.10, 4.0, 4.3): a connection that publishes during a memory alarm is not read
 //! any more, acks included, so consuming and publishing are apart; an unroutable publish is confirmed all the same; an ack on
 //! a closed channel is no error in lapin.

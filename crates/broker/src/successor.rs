@@ -1,4 +1,4 @@
-//! The properties and headers of a delayed or dead-lettered copy.
+//! The properties, headers and body of a delayed or dead-lettered copy, and what is left out of it where the broker refuses more.
 use std::borrow::Cow;
 
 use lapin::BasicProperties;

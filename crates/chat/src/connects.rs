@@ -18,7 +18,7 @@ pub enum ConnectEvent {
     Ended(Instant),
 }
 
-/// OnConnect of connections: of each that is begun, and then that it ended.
+/// Is called for each connection that is begun, and again when that ended.
 pub type OnConnect = Arc<dyn Fn(ConnectEvent) + Send + Sync>;
 
 /// A connection that is begun. It ends with this, however it ends.

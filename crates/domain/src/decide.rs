@@ -370,88 +370,95 @@ pub fn decide(
     limits: RetryLimits,
 ) -> Decided {
     debug_assert_eq!(event.groups().len(), ends.len());
-    let failed_again = attempt.failed_again();
-    let exhausted = limits.is_last(attempt);
-    let (mut deleted, mut gone, mut interrupted) = (0, 0, 0);
-    // Names by their place in the event.
-    let mut dead: Vec<(Cause, &Verdict, Vec<usize>)> = Vec::new();
-    let mut delayed: Vec<usize> = Vec::new();
-    let mut counted: Option<&Verdict> = None;
-    let mut uncounted: Option<&Verdict> = None;
-    for (place, end) in ends.iter().enumerate() {
-        let (cause, verdict) = match end {
-            NameEnd::Deleted => {
-                deleted += 1;
-                continue;
-            }
-            NameEnd::Gone => {
-                gone += 1;
-                continue;
-            }
-            NameEnd::Rejected(verdict) => (Cause::Rejected, verdict),
-            NameEnd::Failed(verdict) if exhausted => (Cause::Exhausted, verdict),
-            NameEnd::Failed(verdict) => {
-                delayed.push(place);
-                counted = counted.or(Some(verdict));
-                continue;
-            }
-            NameEnd::Throttled(verdict) => {
-                delayed.push(place);
-                uncounted = uncounted.or(Some(verdict));
-                continue;
-            }
-            NameEnd::Interrupted => {
-                delayed.push(place);
-                interrupted += 1;
-                continue;
-            }
-        };
-        match dead
-            .iter_mut()
-            .find(|(c, v, _)| *c == cause && v.code == verdict.code)
-        {
-            Some((_, _, places)) => places.push(place),
-            None => dead.push((cause, verdict, vec![place])),
-        }
-    }
-    if interrupted == ends.len() {
+    let places = Places::sorted(ends, limits.is_last(attempt));
+    if places.interrupted == ends.len() {
         return Decided::hand_back(attempt);
     }
-    let mut successors: Vec<Successor> = dead
+    let failed_again = attempt.failed_again();
+    let mut successors: Vec<Successor> = places
+        .dead
         .into_iter()
         .map(|(cause, verdict, places)| Successor {
             to: Destination::Dead(cause),
             left: Some(event.left(&places)),
-            attempt: if cause == Cause::Exhausted {
-                failed_again
-            } else {
-                attempt
+            attempt: match cause {
+                Cause::Exhausted => failed_again,
+                Cause::Rejected | Cause::Malformed => attempt,
             },
             verdict: Some(verdict.clone()),
             info: verdict.info.clone(),
         })
         .collect();
-    if !delayed.is_empty() {
-        let verdict = counted.or(uncounted);
+    if !places.delayed.is_empty() {
+        let (tier, attempt) = match places.counted {
+            Some(_) => (tier(failed_again, limits), failed_again),
+            None => (0, attempt),
+        };
+        let verdict = places.counted.or(places.uncounted);
         successors.push(Successor {
-            to: Destination::Tier(if counted.is_some() {
-                tier(failed_again, limits)
-            } else {
-                0
-            }),
-            left: Some(event.left(&delayed)),
-            attempt: if counted.is_some() {
-                failed_again
-            } else {
-                attempt
-            },
+            to: Destination::Tier(tier),
+            left: Some(event.left(&places.delayed)),
+            attempt,
             verdict: verdict.cloned(),
-            info: verdict
-                .map(|verdict| verdict.info.clone())
-                .unwrap_or_default(),
+            info: verdict.map_or_else(String::new, |verdict| verdict.info.clone()),
         });
     }
-    Decided::ack(successors, deleted, gone, attempt)
+    Decided::ack(successors, places.deleted, places.gone, attempt)
+}
+
+/// Names, by their place in the event, sorted by what becomes of them.
+#[derive(Default)]
+struct Places<'e> {
+    deleted: usize,
+    gone: usize,
+    /// How many of the delayed ones were not tried to their end.
+    interrupted: usize,
+    /// One group for each cause and code.
+    dead: Vec<(Cause, &'e Verdict, Vec<usize>)>,
+    delayed: Vec<usize>,
+    /// The first failure that counts, of a name that is delayed.
+    counted: Option<&'e Verdict>,
+    /// The first one that does not count.
+    uncounted: Option<&'e Verdict>,
+}
+
+impl<'e> Places<'e> {
+    /// `exhausted`: a counted failure is the last one.
+    fn sorted(ends: &'e [NameEnd], exhausted: bool) -> Self {
+        let mut places = Self::default();
+        for (place, end) in ends.iter().enumerate() {
+            match end {
+                NameEnd::Deleted => places.deleted += 1,
+                NameEnd::Gone => places.gone += 1,
+                NameEnd::Rejected(verdict) => places.add_dead(Cause::Rejected, verdict, place),
+                NameEnd::Failed(verdict) if exhausted => {
+                    places.add_dead(Cause::Exhausted, verdict, place);
+                }
+                NameEnd::Failed(verdict) => {
+                    places.delayed.push(place);
+                    places.counted.get_or_insert(verdict);
+                }
+                NameEnd::Throttled(verdict) => {
+                    places.delayed.push(place);
+                    places.uncounted.get_or_insert(verdict);
+                }
+                NameEnd::Interrupted => {
+                    places.delayed.push(place);
+                    places.interrupted += 1;
+                }
+            }
+        }
+        places
+    }
+
+    fn add_dead(&mut self, cause: Cause, verdict: &'e Verdict, place: usize) {
+        let same =
+            |(c, v, _): &&mut (Cause, &Verdict, Vec<usize>)| *c == cause && v.code == verdict.code;
+        match self.dead.iter_mut().find(same) {
+            Some((_, _, places)) => places.push(place),
+            None => self.dead.push((cause, verdict, vec![place])),
+        }
+    }
 }
 
 /// The first counted failure waits in the first tier, the second in the second; the last tier repeats.

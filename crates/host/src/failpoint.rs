@@ -2,7 +2,7 @@
 //!
 //! `TEST_FAILPOINT=POINT=ACTION[:N]` acts when the point is reached for the Nth time (the first if N is not given): `panic`
 //! panics, `panic_always` each time from then on, any other word kills the process.
-//! `TEST_SHORTENED_MS=N` makes the one long wait short that no test could sit out.
+//! `TEST_SHORTENED_MS=N` sets the two longest waits to N ms: how long a message is worked on, and how long one is held.
 use std::time::Duration;
 
 /// The steps on the way of a message.

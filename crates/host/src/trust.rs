@@ -1,6 +1,6 @@
 //! TLS, for the broker and for the API: whom it trusts, and what a failed handshake means.
 //!
-//! Not here: which files are used ([`convgroup_broker::tls`]), and who connects.
+//! Not here: which files are used (`broker/tls.rs`), and who connects.
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, Once};

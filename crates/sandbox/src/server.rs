@@ -104,7 +104,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, controls: Rout
     let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     let end_of_it = loop {
         select! {
-            // First, so that an answer is on its way before a end_of_it ends the connection.
+            // First, so that an answer is on its way before a [`ConnectionEnd`] takes effect.
             biased;
             _ = &mut connection => return,
             Some(end_of_it) = end_of_it.recv() => match end_of_it {

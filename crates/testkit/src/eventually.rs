@@ -1,6 +1,6 @@
 //! Waiting for a condition with a bounded patience.
 //!
-//! The pause in here is the only sleep in the tests: a test that sleeps by itself is either slow or flaky.
+//! Tests do not sleep: one that does is either slow or flaky. The only pauses are in the polling loops of this package.
 
 use std::fmt::Debug;
 use std::panic::Location;
