@@ -186,6 +186,7 @@ async fn ready(url: &str) -> Result<Exit, Failure> {
             let exit = match err {
                 AskError::Url(_) => Exit::Usage,
                 AskError::Trust(_) => Exit::Config,
+                AskError::Http(_) => Exit::Other,
                 AskError::Unreachable(_) => Exit::Unavailable,
             };
             Err(Failure::new(exit, err))

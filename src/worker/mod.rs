@@ -24,7 +24,7 @@ use convgroup_domain::code::CodeTable;
 use convgroup_domain::decide::{Decided, NameEnd, RetryLimits, decide, decide_malformed};
 use convgroup_domain::message::{DeleteGroups, Malformed, decode_declared};
 use convgroup_domain::topology::Topology;
-use convgroup_host::clock::Clock;
+use convgroup_host::clock::{Clock, unix_ms};
 use convgroup_host::failpoint;
 use convgroup_host::intervals::Intervals;
 
@@ -159,7 +159,7 @@ impl Worker {
             let end = match ends.last() {
                 Some(NameEnd::Interrupted) => NameEnd::Interrupted,
                 Some(_) if clock.elapsed() >= in_hand_max => NameEnd::Interrupted,
-                _ => self.delete_one(event.user(), group, clock, life).await,
+                _ => self.delete_one(event.user(), group, life).await,
             };
             ends.push(end);
         }
@@ -207,7 +207,7 @@ impl Worker {
             );
             return;
         }
-        let settled = self.settle(&message, receipt, &mut processed, clock, session);
+        let settled = self.settle(&message, receipt, &mut processed, session);
         match settled.await {
             Ok(()) => {
                 session.life().prove();
@@ -232,7 +232,6 @@ impl Worker {
         message: &Message,
         mut receipt: Receipt,
         processed: &mut Processed,
-        clock: &Clock,
         session: &Session,
     ) -> Result<(), SettleError> {
         let (mut confirmed, mut held_since) = (None, None);
@@ -245,8 +244,8 @@ impl Worker {
                 confirmed,
                 &self.topology,
                 &session.publisher,
-                // A copy that was held says when it is offered, not when the message was processed.
-                clock.now_ms(),
+                // A copy says when it is offered, by the wall clock: it can have been held for long.
+                unix_ms(),
             );
             let Some(held) = settled.await? else {
                 return Ok(());

@@ -9,20 +9,14 @@ use convgroup_domain::code::{Class, Verdict};
 use convgroup_domain::decide::NameEnd;
 use convgroup_domain::reply::Reply;
 use convgroup_domain::retry::{Step, Tries, is_called_again, next_step};
-use convgroup_host::clock::Clock;
+use convgroup_host::clock::unix_seconds;
 use convgroup_host::failpoint::{self, Point};
 use convgroup_host::intervals::Intervals;
 
 impl Worker {
     /// Calls until the name is deleted, gone, rejected, has failed for this delivery, or is interrupted. The number of calls is
     /// bounded whatever the API answers (see [`convgroup_domain::retry`]).
-    pub(super) async fn delete_one(
-        &self,
-        user: &str,
-        group: &str,
-        clock: &Clock,
-        life: &Life,
-    ) -> NameEnd {
+    pub(super) async fn delete_one(&self, user: &str, group: &str, life: &Life) -> NameEnd {
         let mut tries = Tries::default();
         let mut pauses = Intervals::quick_retry();
         let mut via = Via::Pooled;
@@ -40,7 +34,7 @@ impl Worker {
             failpoint::reach(Point::AfterCall);
             let reset = call.reply == Reply::Reset;
             let (usersig, called) = (call.usersig.clone(), call.started);
-            let verdict = self.verdict_of(call, clock, life).await;
+            let verdict = self.verdict_of(call, life).await;
             let step = next_step(verdict.class(), reset, tries, self.retry.quick_attempts);
             tries = tries.after(step);
             via = Via::Pooled;
@@ -66,7 +60,7 @@ impl Worker {
         }
     }
 
-    async fn verdict_of(&self, call: Call, clock: &Clock, life: &Life) -> Verdict {
+    async fn verdict_of(&self, call: Call, life: &Life) -> Verdict {
         let called = call.started;
         let verdict = self.codes.classify(call.reply);
         let class = verdict.class();
@@ -79,7 +73,7 @@ impl Worker {
             .with_label_values(&[class.label()])
             .observe(call.took.as_secs_f64());
         if matches!(class, Class::Deleted | Class::Gone) {
-            self.status.succeeded(clock.now_seconds());
+            self.status.succeeded(unix_seconds());
         }
         self.suspension.observe(&verdict, called, life).await;
         verdict

@@ -394,7 +394,7 @@ impl World {
     ) -> Result<(Destination, Message), TestCaseError> {
         let rewritten = successor.left.as_ref().and_then(NamesLeft::rewritten);
         let copy = Message {
-            body: rewritten.unwrap_or(&message.body).to_vec(),
+            body: rewritten.unwrap_or_else(|| message.body.clone()),
             attempt: Some(i64::from(successor.attempt.failures)),
             ..message.clone()
         };

@@ -19,9 +19,9 @@ use convgroup_host::trust::Peer;
 
 const WHAT: &str = "connecting";
 /// Frame bound of a connection that only consumes, in bytes: room for the largest headers that a copy can carry on (half of
-/// [`wire::FRAME_BYTES_MAX`]) and for all other properties. Larger headers would be dropped from a copy, so the filter may drop them
+/// [`wire::FRAME_BYTES_MAX`]) and for what a copy leaves out. Larger headers would be dropped from a copy, so the filter may drop them
 /// from the delivery. lapin's buffers for the connection are half as large then.
-const CONSUME_FRAME_BYTES: u32 = wire::FRAME_BYTES_MAX / 2 + 4 * 1024;
+const CONSUME_FRAME_BYTES: u32 = wire::FRAME_BYTES_MAX / 2 + 16 * 1024;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,8 +177,8 @@ fn tell_frame_max(agreed: u32, role: Role) {
     if agreed < role.frame_bytes_max() && TOLD.swap(agreed, Ordering::Relaxed) != agreed {
         tracing::info!(
             amqp.frame_max = agreed,
-            "the broker's `frame_max` is {agreed} bytes, less than the usual {}: foreign headers of a copy that take more \
-             than half of it are dropped (`convgroup-headers-dropped` says so); nothing else changes",
+            "the broker's `frame_max` is {agreed} bytes, less than the usual {}: foreign headers of a message that take more \
+             are dropped, and those of a copy that take more than half of it (`convgroup-headers-dropped` says so); nothing else changes",
             wire::FRAME_BYTES_MAX
         );
     }

@@ -50,18 +50,22 @@ impl Session {
         ask: Ask,
         observer: Observer,
     ) -> Result<Self, BrokerError> {
-        let opened = Self::try_open(address, amqp, ask, observer).await;
-        opened.map_err(|err| Remedy::of_daemon(address, amqp).added_to(err))
+        let life = Arc::new(Life::new(amqp.heartbeat, observer));
+        let opened = Self::try_open(address, amqp, ask, Arc::clone(&life)).await;
+        opened.map_err(|err| {
+            // A watcher may hold it already. It must not tell of this end when the next session has begun.
+            life.end(err.to_string());
+            Remedy::of_daemon(address, amqp).added_to(err)
+        })
     }
 
     async fn try_open(
         address: &BrokerAddress,
         amqp: &Amqp,
         ask: Ask,
-        observer: Observer,
+        life: Arc<Life>,
     ) -> Result<Self, BrokerError> {
         let consume = connect(address, amqp, Role::Consume).await?;
-        let life = Arc::new(Life::new(amqp.heartbeat, observer));
         let opened = Publisher::open(
             address,
             amqp,

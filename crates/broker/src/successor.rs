@@ -33,7 +33,7 @@ const RESCUED_BYTES_MAX: usize = 256;
 
 /// How much of its message a copy carries. Where the broker refuses a copy, the next one is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub(crate) enum Extent {
     /// All that travels on.
     Whole,
     /// The body, and what names the message: no foreign headers but the trace, no other properties.
@@ -49,7 +49,7 @@ pub enum Extent {
 impl Extent {
     /// What is missing, in words.
     #[must_use]
-    pub const fn left_out(self) -> &'static str {
+    pub(crate) const fn left_out(self) -> &'static str {
         match self {
             Self::Whole => "nothing",
             Self::Body => "foreign headers and properties",
@@ -71,7 +71,7 @@ impl Extent {
 /// What is offered to the broker, one after the other. The names of an event that can be read are never left out: without them
 /// nothing could be deleted any more. Of one that can't be read, a dead letter without a body still says what it was.
 #[must_use]
-pub const fn extents(successor: &Successor) -> &'static [Extent] {
+pub(crate) const fn extents(successor: &Successor) -> &'static [Extent] {
     if successor.is_malformed() {
         &[
             Extent::Whole,
@@ -86,7 +86,7 @@ pub const fn extents(successor: &Successor) -> &'static [Extent] {
 
 /// A copy, ready to be published.
 #[derive(Debug)]
-pub struct Copy<'m> {
+pub(crate) struct Copy<'m> {
     /// Properties and headers.
     pub properties: BasicProperties,
     /// The body.
@@ -99,7 +99,7 @@ pub struct Copy<'m> {
 /// broker refuses a foreign one), `priority` (our queues have none), and the headers in [`is_left_out`]. If the rest would not fit
 /// half a frame, only ours and [`RESCUED`] travel.
 #[must_use]
-pub fn copy<'m>(
+pub(crate) fn copy<'m>(
     message: &'m Message,
     successor: &'m Successor,
     extent: Extent,
@@ -141,7 +141,7 @@ fn body<'m>(
         Extent::Properties | Extent::Name => Some(Cow::Borrowed(&[])),
         Extent::Whole | Extent::Body => {
             let rewritten = left.and_then(NamesLeft::rewritten);
-            Some(Cow::Borrowed(rewritten.unwrap_or(&message.body)))
+            Some(rewritten.map_or(Cow::Borrowed(&*message.body), Cow::Owned))
         }
         Extent::Event => {
             let bare = left?.bare();
@@ -182,7 +182,7 @@ fn header_frame_bytes(properties: &BasicProperties) -> usize {
 /// Properties for a dead letter that is given a new life: no attempts, no cause; only the count of its redrives and the run. The
 /// bound for headers is that of a [`copy`].
 #[must_use]
-pub fn redriven(message: &Message, run: &str, frame_max: u32) -> BasicProperties {
+pub(crate) fn redriven(message: &Message, run: &str, frame_max: u32) -> BasicProperties {
     let foreign = message
         .properties
         .headers()

@@ -65,11 +65,11 @@ impl Supervisor {
             match self.nodes.failed(&error) {
                 News::New => tracing::warn!(
                     amqp.node = %address,
-                    error,
+                    error = %error,
                     "no session with the broker; trying again until there is one"
                 ),
                 News::Same => {
-                    tracing::debug!(amqp.node = %address, error, "no session with the broker yet");
+                    tracing::debug!(amqp.node = %address, error = %error, "no session with the broker yet");
                 }
             }
             on_failure(format!("{address}: {error}"));

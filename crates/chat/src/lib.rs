@@ -8,7 +8,7 @@ pub mod endpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod probe;
-pub mod proxy;
+mod proxy;
 pub mod ready;
 pub mod settings;
 pub mod signer;

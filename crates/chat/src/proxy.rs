@@ -39,7 +39,7 @@ pub enum NoProxy {
 
 /// A proxy. Its credentials are never shown.
 #[derive(Clone)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     url: SecretString,
     /// Host and port.
     address: String,
@@ -54,7 +54,7 @@ impl Proxy {
     ///
     /// # Errors
     /// A variable that counts holds no address of a proxy; the text says which, and not what.
-    pub fn for_endpoint(
+    pub(crate) fn for_endpoint(
         endpoint: &Url,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, ProxyError> {

@@ -27,6 +27,9 @@ pub enum AskError {
     /// This machine trusts nobody, and the address wants TLS.
     #[error("{0}")]
     Trust(NobodyTrusted),
+    /// This machine lets no HTTP client be set up.
+    #[error("the HTTP client can't be set up: {0}")]
+    Http(String),
     /// Nobody answered.
     #[error("{0}")]
     Unreachable(String),
@@ -53,7 +56,7 @@ pub async fn ask(url: &str) -> Result<Readiness, AskError> {
         .no_proxy()
         .tls_backend_preconfigured(tls)
         .build()
-        .map_err(|err| AskError::Unreachable(chain(&err)))?;
+        .map_err(|err| AskError::Http(chain(&err)))?;
     match client.get(url).send().await {
         Ok(reply) if reply.status() == StatusCode::OK => Ok(Readiness::Ready),
         Ok(reply) => {

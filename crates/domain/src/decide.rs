@@ -250,16 +250,16 @@ pub struct Summary {
     /// Names that were not there; none where the message is handed back.
     pub gone: usize,
     /// The dead letters.
-    pub letters: Vec<DeadLetter>,
+    pub letters: Vec<LetterSummary>,
     /// Counted failures, this delivery's included: the highest number that a copy carries.
     pub failures: u32,
     /// The verdict to tell: that of the first copy that has one.
     pub verdict: Option<Verdict>,
 }
 
-/// A dead letter, as metrics count it.
+/// What metrics count of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
+pub struct LetterSummary {
     /// Why it is dead.
     pub cause: Cause,
     /// The class that it reports.
@@ -287,7 +287,7 @@ impl Decided {
 
     /// The message is acked, for so many of its names are deleted or gone and the successors carry the rest.
     fn ack(successors: Vec<Successor>, deleted: usize, gone: usize, attempt: Attempt) -> Self {
-        let letters: Vec<DeadLetter> = successors.iter().filter_map(dead_letter).collect();
+        let letters: Vec<LetterSummary> = successors.iter().filter_map(letter_summary).collect();
         let outcome = if !letters.is_empty() {
             Outcome::DeadLettered
         } else if !successors.is_empty() {
@@ -314,11 +314,11 @@ impl Decided {
     }
 }
 
-fn dead_letter(successor: &Successor) -> Option<DeadLetter> {
+fn letter_summary(successor: &Successor) -> Option<LetterSummary> {
     let Destination::Dead(cause) = successor.to else {
         return None;
     };
-    Some(DeadLetter {
+    Some(LetterSummary {
         cause,
         class: successor.class().unwrap_or(MALFORMED),
         names: successor
@@ -601,7 +601,7 @@ mod tests {
     fn the_summary_tells_what_the_copies_say() {
         let (event, ends) = ends("dgrRf");
         let told = decide(&event, &ends, attempt(1), LIMITS).summary;
-        let letter = DeadLetter {
+        let letter = LetterSummary {
             cause: Cause::Rejected,
             class: Class::Rejected.label(),
             names: 1,
@@ -610,7 +610,7 @@ mod tests {
         assert_eq!(told.letters, [letter, letter]);
         assert_eq!(told.verdict, Some(verdict(51011)));
         let told = decide_malformed(&Malformed::NotAnObject, attempt(1)).summary;
-        let letter = DeadLetter {
+        let letter = LetterSummary {
             cause: Cause::Malformed,
             class: MALFORMED,
             names: 0,

@@ -2,6 +2,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::str;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -29,7 +30,8 @@ const GROUPS_KEY: &str = "GroupName";
 pub struct DeleteGroups {
     user: String,
     groups: Vec<String>,
-    frame: Frame,
+    /// Nothing where there is one name: a copy carries it, or there is none.
+    frame: Option<Arc<Frame>>,
 }
 
 /// Ids stay out of debug output as they stay out of logs.
@@ -65,7 +67,7 @@ impl DeleteGroups {
             .map(|&place| self.groups[place].clone())
             .collect();
         NamesLeft {
-            rewritten: (groups != self.groups).then(|| self.frame.with(&groups)),
+            frame: self.frame.clone().filter(|_| groups != self.groups),
             user: self.user.clone(),
             groups,
         }
@@ -77,7 +79,7 @@ impl DeleteGroups {
         NamesLeft {
             user: self.user.clone(),
             groups: self.groups.clone(),
-            rewritten: None,
+            frame: None,
         }
     }
 
@@ -103,7 +105,8 @@ fn written(user: &str, groups: &[String]) -> Vec<u8> {
 pub struct NamesLeft {
     user: String,
     groups: Vec<String>,
-    rewritten: Option<Vec<u8>>,
+    /// Where some names are not left.
+    frame: Option<Arc<Frame>>,
 }
 
 /// As with [`DeleteGroups`].
@@ -125,8 +128,9 @@ impl NamesLeft {
     /// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field; a
     /// byte order mark before it goes. `None` where all names are left: then the event's own body travels, byte for byte.
     #[must_use]
-    pub fn rewritten(&self) -> Option<&[u8]> {
-        self.rewritten.as_deref()
+    pub fn rewritten(&self) -> Option<Vec<u8>> {
+        let frame = self.frame.as_ref()?;
+        Some(frame.with(&self.groups))
     }
 
     /// A body with user and names only, without the fields that the event's publisher added.
@@ -299,14 +303,14 @@ fn read(body: &[u8]) -> Result<DeleteGroups, Malformed> {
     if groups.iter().any(String::is_empty) {
         return Err(Malformed::EmptyGroup);
     }
-    let frame = Frame::of(&fields);
     if groups.len() == 1 {
         return Ok(DeleteGroups {
             user,
             groups,
-            frame,
+            frame: None,
         });
     }
+    let frame = Some(Arc::new(Frame::of(&fields)));
     let mut seen = HashSet::new();
     let repeated: Vec<bool> = groups
         .iter()
@@ -520,7 +524,7 @@ mod tests {
     #[track_caller]
     fn rewritten(body: &[u8], places: &[usize]) -> String {
         let left = decode(body).unwrap().left(places);
-        String::from_utf8(left.rewritten().unwrap().to_vec()).unwrap()
+        String::from_utf8(left.rewritten().unwrap()).unwrap()
     }
 
     #[test]
@@ -768,7 +772,8 @@ mod tests {
             let body = DeleteGroups::encode(&user, &groups).unwrap();
             let event = decode(&body).unwrap();
             prop_assert_eq!((event.user(), event.groups()), (user.as_str(), groups.as_slice()));
-            let one = decode(event.left(&[0]).rewritten().unwrap_or(&body)).unwrap();
+            let rewritten = event.left(&[0]).rewritten();
+            let one = decode(rewritten.as_deref().unwrap_or(&body)).unwrap();
             prop_assert_eq!((one.user(), one.groups()), (user.as_str(), &groups[..1]));
         }
     }

@@ -75,12 +75,6 @@ impl Clock {
     pub fn now_ms(&self) -> i64 {
         ms(self.start + self.elapsed())
     }
-
-    /// Now, in unix seconds with a fraction.
-    #[must_use]
-    pub fn now_seconds(&self) -> f64 {
-        (self.start + self.elapsed()).as_secs_f64()
-    }
 }
 
 fn ms(since_epoch: Duration) -> i64 {
@@ -100,6 +94,5 @@ mod tests {
         assert_eq!(clock.start_ms(), 1_700_000_000_250);
         assert!(clock.start_seconds().fract() > 0.0);
         assert!((0..60_000).contains(&(clock.now_ms() - clock.start_ms())));
-        assert!(clock.now_seconds() >= clock.start_seconds());
     }
 }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::builder::Resettable;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use humantime::Duration;
 use im_sandbox::{Config, DEMO_SECRET_KEY, Latency, Sandbox};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 
 const EXAMPLES: &str = r#"Examples:
@@ -133,13 +134,22 @@ impl From<Args> for Config {
 fn args() -> Args {
     let command = Args::command().mut_args(|arg| {
         let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
-        if arg.get_env().is_some_and(is_empty) {
+        // Without its key the sandbox would take the one that everybody knows.
+        let is_secret = arg.is_hide_env_values_set();
+        if !is_secret && arg.get_env().is_some_and(is_empty) {
             arg.env(Resettable::Reset)
         } else {
             arg
         }
     });
-    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|err| err.exit())
+    let args = Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|err| err.exit());
+    if args.secret_key.expose_secret().is_empty() {
+        let problem = "--secret-key (IM_SANDBOX_SECRET_KEY) is empty: set it, or leave it out for the key of the demo\n";
+        Args::command()
+            .error(ErrorKind::InvalidValue, problem)
+            .exit();
+    }
+    args
 }
 
 #[tokio::main]

@@ -959,3 +959,15 @@ async fn the_binary_seeds_announces_itself_and_ends_on_sigterm() {
     assert!(killed.success());
     assert_eq!(binary.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn an_empty_secret_key_is_refused() {
+    let refused = Command::new(env!("CARGO_BIN_EXE_im-sandbox"))
+        .args(["--listen", "127.0.0.1:0"])
+        .env("IM_SANDBOX_SECRET_KEY", "")
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("IM_SANDBOX_SECRET_KEY"), "{told}");
+}

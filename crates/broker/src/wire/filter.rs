@@ -23,7 +23,7 @@ const KEPT_BYTES: usize = 16 * 1024;
 ///
 /// What comes out is always made of frames that lapin can parse, none larger than agreed, with headers of bounded depth and number.
 #[derive(Debug)]
-pub struct Filter {
+pub(crate) struct Filter {
     mark: String,
     /// Frame bound as agreed with the broker so far, in bytes.
     agreed: u32,
@@ -52,7 +52,7 @@ impl Filter {
     /// The filter of a new connection. `mark` is the name of the header that says why a message can't be read: no publisher may
     /// be able to guess it. `frame_bytes_max` is what we ask the broker for.
     #[must_use]
-    pub fn new(mark: &str, frame_bytes_max: u32) -> Self {
+    pub(crate) fn new(mark: &str, frame_bytes_max: u32) -> Self {
         Self {
             mark: mark.to_owned(),
             agreed: frame_bytes_max.clamp(FRAME_BYTES_MIN, FRAME_BYTES_MAX),
@@ -67,7 +67,7 @@ impl Filter {
     ///
     /// # Errors
     /// What no healthy broker sends. What was appended before is still good; the same error comes again from then on.
-    pub fn feed(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), WireError> {
+    pub(crate) fn feed(&mut self, mut input: &[u8], out: &mut Vec<u8>) -> Result<(), WireError> {
         while !input.is_empty() {
             let step = match &self.state {
                 State::Head => self.head(&mut input, out),
@@ -89,7 +89,7 @@ impl Filter {
     /// What the client library has to ask for in a new connection, in bytes: it would not agree to as little as this broker offers.
     /// This connection then ends as if the broker had closed it.
     #[must_use]
-    pub fn must_ask(&self) -> Option<u32> {
+    pub(crate) fn must_ask(&self) -> Option<u32> {
         self.must_ask
     }
 

@@ -14,7 +14,7 @@ mod tests;
 
 use thiserror::Error;
 
-pub use filter::Filter;
+pub(crate) use filter::Filter;
 
 /// Largest frame that we agree to, in bytes, frame head and end included; a broker may agree to less. It is RabbitMQ's own
 /// default. lapin makes two buffers of 32 such frames for each connection, so a broker must not choose it.
@@ -30,7 +30,7 @@ pub(super) const HEADERS_DROPPED: &str = "convgroup-headers-dropped";
 
 /// Bytes of a broker that no healthy broker sends. The connection can't go on.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum WireError {
+pub(crate) enum WireError {
     /// More than was agreed.
     #[error(
         "the broker sent a {kind} frame of {bytes} bytes, more than the {max} agreed; the connection is given up: is this a RabbitMQ?"
