@@ -139,7 +139,7 @@ impl Reply {
     ///
     /// The code alone says it, but for two. RabbitMQ has 406 for arguments that differ, for arguments that it can't use and for a
     /// limit of queues; it has 530 for the other limits, and for a vhost that does not exist. Only its words tell these apart (those
-    /// here are of 3.10.8, and the tests run them). No other place of this program reads them.
+    /// here are the same in 3.10.8 and 4.0.5, where the tests run them). No other place of this program reads them.
     pub(crate) fn meaning(&self) -> Meaning<'_> {
         let says = |words: &str| self.text.contains(words);
         match self.code {
