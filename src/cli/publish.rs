@@ -9,7 +9,8 @@ use crate::config::Settings;
 use crate::tool::{Exit, Failure, count, progress, say};
 use convgroup_broker::feed::{Feed, RefusedEvent};
 use convgroup_domain::encoding;
-use convgroup_domain::message::{BYTE_ORDER_MARK, DeleteGroups, decode};
+use convgroup_domain::message::{DeleteGroups, decode};
+use convgroup_domain::text::BYTE_ORDER_MARK;
 
 /// Most mistakes that are listed before nothing is published.
 const MISTAKES_SHOWN: usize = 10;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 
+use super::wire::FRAME_BYTES_MIN;
 use convgroup_domain::text;
 use thiserror::Error;
 
@@ -16,8 +17,6 @@ use thiserror::Error;
 const VHOST_BYTES_MAX: usize = 255;
 /// Longest host name, in bytes (RFC 1035).
 const HOST_BYTES_MAX: usize = 253;
-/// Smallest frame that AMQP allows, in bytes.
-const FRAME_BYTES_MIN: u32 = 4096;
 const WANTED: &str =
     "wanted: amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://…, the vhost / written %2f";
 

@@ -18,9 +18,9 @@ use convgroup_host::limits::{advice, limit_in_panic};
 use convgroup_host::trust::Peer;
 
 const WHAT: &str = "connecting";
-/// Frame bound of a connection that only consumes, in bytes: room for the largest headers that a copy can carry on (half of
-/// [`wire::FRAME_BYTES_MAX`]) and for what a copy leaves out. Larger headers would be dropped from a copy, so the filter may drop them
-/// from the delivery. lapin's buffers for the connection are half as large then.
+/// Frame bound of a connection that only consumes, in bytes. A copy can carry headers of half of [`wire::FRAME_BYTES_MAX`]; the 16 KiB
+/// more are for headers that a copy leaves out. The filter drops what is larger, as the copy would. With this bound lapin's buffers
+/// for the connection take 5 MiB; with the full one they would take 8.
 const CONSUME_FRAME_BYTES: u32 = wire::FRAME_BYTES_MAX / 2 + 16 * 1024;
 
 /// What a connection is for.

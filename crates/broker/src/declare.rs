@@ -48,28 +48,55 @@ impl TopologyConnection {
         verify(&self.connection, topology).await
     }
 
-    /// How each queue stands.
+    /// How each queue stands. Each is looked at by itself; nothing is created.
     ///
     /// # Errors
-    /// The broker does not answer, or closes the connection.
+    /// The broker did not answer, or answered nothing that says how a queue stands.
     pub async fn queues<'t>(
         &self,
         topology: &'t Topology,
         comparison: Comparison,
     ) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
-        compare(&self.connection, topology, comparison).await
+        let mut standings = Vec::new();
+        for queue in topology.queues() {
+            // A refusal closes the channel: each queue has one of its own.
+            let channel = bounded("opening a channel", self.connection.create_channel()).await?;
+            let standing = match depth(&channel, &queue.name).await {
+                Ok(_) => match comparison {
+                    Comparison::Existence => Standing::Same,
+                    // It exists: declaring it creates nothing, it only compares.
+                    Comparison::Arguments => standing(declare_queue(&channel, queue).await)?,
+                },
+                Err(err) if err.meaning() == Some(Meaning::Missing) => Standing::Missing,
+                Err(err) => standing(Err(unseen(err, &queue.name)))?,
+            };
+            standings.push((queue.name.as_str(), standing));
+            close(&channel).await;
+        }
+        Ok(standings)
     }
 
-    /// How the exchange stands.
+    /// How the exchange stands. Nothing is created. Its bindings can't be asked over AMQP.
     ///
     /// # Errors
-    /// The broker does not answer, or closes the connection.
+    /// The broker did not answer, or answered nothing that says how the exchange stands.
     pub async fn exchange(
         &self,
         topology: &Topology,
         comparison: Comparison,
     ) -> Result<Standing, BrokerError> {
-        compare_exchange(&self.connection, topology, comparison).await
+        let channel = bounded("opening a channel", self.connection.create_channel()).await?;
+        let exchange = topology.exchange.as_str();
+        let standing = match look_at_exchange(&channel, exchange).await {
+            Ok(()) => match comparison {
+                Comparison::Existence => Ok(Standing::Same),
+                // It exists: declaring it creates nothing, it only compares.
+                Comparison::Arguments => standing(declare_exchange(&channel, exchange).await),
+            },
+            Err(err) => exchange_unseen(err, exchange, comparison),
+        };
+        close(&channel).await;
+        standing
     }
 }
 
@@ -152,57 +179,6 @@ pub enum Standing {
     Unseen,
     /// There, but not the same; or the user has not the right to see it, or to compare it.
     Differs(BrokerError),
-}
-
-/// Looks at each queue by itself. Creates nothing.
-///
-/// # Errors
-/// The broker did not answer, or answered nothing that says how a queue stands.
-async fn compare<'t>(
-    connection: &Connection,
-    topology: &'t Topology,
-    comparison: Comparison,
-) -> Result<Vec<(&'t str, Standing)>, BrokerError> {
-    let mut standings = Vec::new();
-    for queue in topology.queues() {
-        // A refusal closes the channel: each queue has one of its own.
-        let channel = bounded("opening a channel", connection.create_channel()).await?;
-        let standing = match depth(&channel, &queue.name).await {
-            Ok(_) => match comparison {
-                Comparison::Existence => Standing::Same,
-                // It exists: declaring it creates nothing, it only compares.
-                Comparison::Arguments => standing(declare_queue(&channel, queue).await)?,
-            },
-            Err(err) if err.meaning() == Some(Meaning::Missing) => Standing::Missing,
-            Err(err) => standing(Err(unseen(err, &queue.name)))?,
-        };
-        standings.push((queue.name.as_str(), standing));
-        close(&channel).await;
-    }
-    Ok(standings)
-}
-
-/// Looks at the exchange. Creates nothing. Its bindings can't be asked over AMQP.
-///
-/// # Errors
-/// The broker did not answer, or answered nothing that says how the exchange stands.
-async fn compare_exchange(
-    connection: &Connection,
-    topology: &Topology,
-    comparison: Comparison,
-) -> Result<Standing, BrokerError> {
-    let channel = bounded("opening a channel", connection.create_channel()).await?;
-    let exchange = topology.exchange.as_str();
-    let standing = match look_at_exchange(&channel, exchange).await {
-        Ok(()) => match comparison {
-            Comparison::Existence => Ok(Standing::Same),
-            // It exists: declaring it creates nothing, it only compares.
-            Comparison::Arguments => standing(declare_exchange(&channel, exchange).await),
-        },
-        Err(err) => exchange_unseen(err, exchange, comparison),
-    };
-    close(&channel).await;
-    standing
 }
 
 /// How an object stands by what came of declaring it or looking at it.

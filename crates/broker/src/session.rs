@@ -53,7 +53,7 @@ impl Session {
         let life = Arc::new(Life::new(amqp.heartbeat, observer));
         let opened = Self::try_open(address, amqp, ask, Arc::clone(&life)).await;
         opened.map_err(|err| {
-            // A watcher may hold it already. It must not tell of this end when the next session has begun.
+            // A watcher may hold this life. Without an end now it would report one later, under the next session.
             life.end(err.to_string());
             Remedy::of_daemon(address, amqp).added_to(err)
         })

@@ -107,12 +107,7 @@ pub(crate) fn copy<'m>(
     frame_max: u32,
 ) -> Option<Copy<'m>> {
     let body = body(message, successor, extent)?;
-    let foreign = message
-        .properties
-        .headers()
-        .as_ref()
-        .map(foreign)
-        .unwrap_or_default();
+    let foreign = foreign(message);
     let mut ours = ours(successor, now_ms);
     if !extent.has_body() {
         name_body(&mut ours, &message.body);
@@ -183,12 +178,7 @@ fn header_frame_bytes(properties: &BasicProperties) -> usize {
 /// bound for headers is that of a [`copy`].
 #[must_use]
 pub(crate) fn redriven(message: &Message, run: &str, frame_max: u32) -> BasicProperties {
-    let foreign = message
-        .properties
-        .headers()
-        .as_ref()
-        .map(foreign)
-        .unwrap_or_default();
+    let foreign = foreign(message);
     let redrives = message
         .number(REDRIVES)
         .unwrap_or(0)
@@ -264,11 +254,13 @@ pub(super) fn is_brokers_count(name: &str) -> bool {
     matches!(name, "x-delivery-count" | "x-acquired-count")
 }
 
-fn foreign(headers: &FieldTable) -> FieldTable {
+/// The headers of a message that travel on.
+fn foreign(message: &Message) -> FieldTable {
     let mut foreign = FieldTable::default();
+    let headers = message.properties.headers().as_ref();
     for (name, value) in headers
-        .inner()
-        .iter()
+        .into_iter()
+        .flat_map(FieldTable::inner)
         .filter(|(name, _)| !is_left_out(name.as_str()))
     {
         foreign.insert(name.clone(), value.clone());

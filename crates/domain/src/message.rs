@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::encoding::{Declared, Unreadable, explanation};
+use super::text::BYTE_ORDER_MARK;
 
 /// Longest body that is read, in bytes (contract).
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -18,9 +19,6 @@ pub const GROUPS_MAX: usize = 100;
 /// Deepest nesting of arrays and objects in an event, unknown fields included. A real event has two levels; the bound is the
 /// one that common JSON parsers have.
 pub const DEPTH_MAX: usize = 128;
-
-/// What some editors and libraries write before a text in UTF-8.
-pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 const USER_KEY: &str = "From_Account";
 const GROUPS_KEY: &str = "GroupName";

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use thiserror::Error;
 
-/// What some editors put before a text.
+/// What some editors and libraries write before a text in UTF-8.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The text without the white space and byte order marks around it.

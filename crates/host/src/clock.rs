@@ -34,8 +34,8 @@ pub fn moment(unix_s: u64) -> Option<String> {
     Some(humantime::format_rfc3339_seconds(at).to_string())
 }
 
-/// The time of one piece of work. The wall clock is read once, at its start; what is later is counted from there. So the moments
-/// that are told of it fit together, even where somebody sets the clock meanwhile.
+/// The time of one piece of work. The wall clock is read once, at the start. Later moments are the start plus the time that has
+/// passed. So no duration is wrong when somebody sets the clock meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Duration,

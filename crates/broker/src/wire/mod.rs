@@ -20,7 +20,7 @@ pub(crate) use filter::Filter;
 /// default. lapin makes two buffers of 32 such frames for each connection, so a broker must not choose it.
 pub(super) const FRAME_BYTES_MAX: u32 = 128 * 1024;
 /// Smallest frame bound that AMQP allows, in bytes.
-const FRAME_BYTES_MIN: u32 = 4096;
+pub(super) const FRAME_BYTES_MIN: u32 = 4096;
 /// Smallest frame bound that lapin agrees to after having asked for a larger one, in bytes. To agree to less it has to ask for less.
 const LAPINS_BYTES_MIN: u32 = lapin::protocol::constants::FRAME_MIN_SIZE;
 /// Bytes of a frame beside its payload: kind, channel, size; and the end.
