@@ -39,6 +39,8 @@ const HTTP_4XX: &str = "http_4xx";
 const HTTP_5XX: &str = "http_5xx";
 /// The key of the row for a reply that is not the expected JSON.
 const BAD_BODY: &str = "bad_body";
+/// The key of the row for groups that are there again after each deletion; the API never answers it.
+pub const GROUPS_RECREATED: &str = "groups_recreated";
 /// The key of the row for a fault of this program; the API never answers it.
 pub const PANIC: &str = "panic";
 
@@ -374,6 +376,12 @@ impl CodeTable {
     #[must_use]
     pub fn panic(&self) -> Verdict {
         self.verdict(PANIC.to_owned(), "")
+    }
+
+    /// The verdict on groups that were deleted and are there again, each time they are listed.
+    #[must_use]
+    pub fn groups_recreated(&self) -> Verdict {
+        self.verdict(GROUPS_RECREATED.to_owned(), "")
     }
 
     fn verdict(&self, code: String, info: &str) -> Verdict {

@@ -1,7 +1,7 @@
 //! A dead letter, as far as its headers tell: what the tools group and filter by.
 use std::time::Duration;
 
-use super::decide::{Cause, DEAD_LETTER_KINDS, MALFORMED};
+use super::decide::{Cause, DEAD_LETTER_KINDS, EXPIRED, MALFORMED};
 
 /// The broker itself made the dead letter: the event was delivered too often.
 pub const DELIVERY_LIMIT: &str = "delivery_limit";
@@ -13,12 +13,13 @@ pub const MAXLEN: &str = "maxlen";
 pub const NACKED: &str = "nacked";
 /// What stands for a header that is not there.
 pub const NONE: &str = "-";
-/// What a cause can be: three that the daemon writes; four of the broker's, see [`brokers_cause`]; and none, where somebody else
+/// What a cause can be: four that the daemon writes; four of the broker's, see [`brokers_cause`]; and none, where somebody else
 /// published the letter.
-pub const CAUSES: [&str; 8] = [
+pub const CAUSES: [&str; 9] = [
     Cause::Rejected.label(),
     Cause::Exhausted.label(),
     MALFORMED,
+    EXPIRED,
     DELIVERY_LIMIT,
     TTL,
     MAXLEN,
@@ -39,9 +40,9 @@ pub fn brokers_cause(reason: &str) -> &'static str {
     }
 }
 /// What a class can be.
-pub const CLASSES: [&str; 4] = {
-    let [(_, a), (_, b), (_, c), (_, d)] = DEAD_LETTER_KINDS;
-    [a, b, c, d]
+pub const CLASSES: [&str; 5] = {
+    let [(_, a), (_, b), (_, c), (_, d), (_, e)] = DEAD_LETTER_KINDS;
+    [a, b, c, d, e]
 };
 
 /// What is known about one dead letter.
@@ -49,7 +50,7 @@ pub const CLASSES: [&str; 4] = {
 pub struct DeadLetter {
     /// The publisher's id; empty where there is none.
     pub message_id: String,
-    /// `rejected`, `exhausted`, `malformed`; of one that the broker made, what [`brokers_cause`] calls it.
+    /// `rejected`, `exhausted`, `malformed`, `expired`; of one that the broker made, what [`brokers_cause`] calls it.
     pub cause: String,
     /// The class of the last answer.
     pub class: String,

@@ -49,9 +49,9 @@ use super::message::{DeleteGroups, Malformed, NamesLeft};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameEnd {
     /// Deleted now.
-    Deleted,
+    Deleted(Verdict),
     /// Was not there (any more).
-    Gone,
+    Gone(Verdict),
     /// Can never succeed.
     Rejected(Verdict),
     /// Failed, and it counts.
@@ -60,6 +60,8 @@ pub enum NameEnd {
     Throttled(Verdict),
     /// Not tried to its end: the daemon suspends, stops or has lost its broker. Does not count.
     Interrupted,
+    /// Not called for any more: the moment that the event allows has passed.
+    Expired,
 }
 
 impl NameEnd {
@@ -67,8 +69,8 @@ impl NameEnd {
     #[must_use]
     pub fn of(verdict: Verdict) -> Self {
         match verdict.class() {
-            Class::Deleted => Self::Deleted,
-            Class::Gone => Self::Gone,
+            Class::Deleted => Self::Deleted(verdict),
+            Class::Gone => Self::Gone(verdict),
             Class::Rejected => Self::Rejected(verdict),
             Class::Throttled => Self::Throttled(verdict),
             Class::Transient | Class::Signature | Class::Account | Class::Unknown => {
@@ -85,6 +87,36 @@ impl NameEnd {
         } else {
             Self::Interrupted
         }
+    }
+
+    /// What the API answered last, where the name was tried to its end.
+    #[must_use]
+    pub const fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            Self::Deleted(verdict)
+            | Self::Gone(verdict)
+            | Self::Rejected(verdict)
+            | Self::Failed(verdict)
+            | Self::Throttled(verdict) => Some(verdict),
+            Self::Interrupted | Self::Expired => None,
+        }
+    }
+
+    /// Why the name is dead, where a dead letter carries it.
+    #[must_use]
+    pub const fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Rejected(_) => Some(Cause::Rejected),
+            Self::Failed(_) => Some(Cause::Exhausted),
+            Self::Expired => Some(Cause::Expired),
+            Self::Deleted(_) | Self::Gone(_) | Self::Throttled(_) | Self::Interrupted => None,
+        }
+    }
+
+    /// Whether the group is not there any more.
+    #[must_use]
+    pub const fn is_erased(&self) -> bool {
+        matches!(self, Self::Deleted(_) | Self::Gone(_))
     }
 
     /// The verdict of a failure that passes by itself, the message being innocent of it.
@@ -117,6 +149,8 @@ pub enum Cause {
     Exhausted,
     /// The event can't be read.
     Malformed,
+    /// The moment that the event allows has passed.
+    Expired,
 }
 
 impl Cause {
@@ -127,6 +161,7 @@ impl Cause {
             Self::Rejected => "rejected",
             Self::Exhausted => "exhausted",
             Self::Malformed => "malformed",
+            Self::Expired => "expired",
         }
     }
 }
@@ -134,12 +169,16 @@ impl Cause {
 /// The class of a dead letter whose event can't be read.
 pub const MALFORMED: &str = Cause::Malformed.label();
 
+/// The class of a dead letter whose moment has passed.
+pub const EXPIRED: &str = Cause::Expired.label();
+
 /// All pairs of cause and class that a dead letter can have.
-pub const DEAD_LETTER_KINDS: [(Cause, &str); 4] = [
+pub const DEAD_LETTER_KINDS: [(Cause, &str); 5] = [
     (Cause::Rejected, Class::Rejected.label()),
     (Cause::Exhausted, Class::Transient.label()),
     (Cause::Exhausted, Class::Unknown.label()),
     (Cause::Malformed, MALFORMED),
+    (Cause::Expired, EXPIRED),
 ];
 
 /// A successor of the message, to be published and confirmed before the message is acked.
@@ -147,8 +186,10 @@ pub const DEAD_LETTER_KINDS: [(Cause, &str); 4] = [
 pub struct Successor {
     /// Where it goes.
     pub to: Destination,
-    /// The names left that it carries; `None` where no event could be read: then the body travels as it is.
+    /// What it carries of the event; `None` where no event could be read: then the body travels as it is.
     pub left: Option<NamesLeft>,
+    /// The names whose further way it is, by their places. Of an event that means all groups these are the groups found.
+    pub places: Vec<usize>,
     /// Its history.
     pub attempt: Attempt,
     /// The verdict it carries in its headers.
@@ -167,10 +208,11 @@ impl Successor {
     /// The class that it reports, in headers and metrics; none for names that were not tried to their end.
     #[must_use]
     pub fn class(&self) -> Option<&'static str> {
-        match &self.verdict {
-            Some(verdict) => Some(verdict.class().reported().label()),
-            None if self.is_malformed() => Some(MALFORMED),
-            None => None,
+        match (self.to, &self.verdict) {
+            (Destination::Dead(Cause::Malformed), _) => Some(MALFORMED),
+            (Destination::Dead(Cause::Expired), _) => Some(EXPIRED),
+            (_, Some(verdict)) => Some(verdict.class().reported().label()),
+            (_, None) => None,
         }
     }
 }
@@ -286,7 +328,12 @@ impl Decided {
     }
 
     /// The message is acked, for so many of its names are deleted or gone and the successors carry the rest.
-    fn ack(successors: Vec<Successor>, deleted: usize, gone: usize, attempt: Attempt) -> Self {
+    pub(super) fn ack(
+        successors: Vec<Successor>,
+        deleted: usize,
+        gone: usize,
+        attempt: Attempt,
+    ) -> Self {
         let letters: Vec<LetterSummary> = successors.iter().filter_map(letter_summary).collect();
         let outcome = if !letters.is_empty() {
             Outcome::DeadLettered
@@ -321,10 +368,7 @@ fn letter_summary(successor: &Successor) -> Option<LetterSummary> {
     Some(LetterSummary {
         cause,
         class: successor.class().unwrap_or(MALFORMED),
-        names: successor
-            .left
-            .as_ref()
-            .map_or(0, |left| left.groups().len()),
+        names: successor.places.len(),
     })
 }
 
@@ -351,6 +395,7 @@ pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decided {
     let letter = Successor {
         to: Destination::Dead(Cause::Malformed),
         left: None,
+        places: Vec::new(),
         attempt,
         verdict: None,
         info: malformed.to_string(),
@@ -358,7 +403,8 @@ pub fn decide_malformed(malformed: &Malformed, attempt: Attempt) -> Decided {
     Decided::ack(vec![letter], 0, 0, attempt)
 }
 
-/// Decides on a message from the ends of its names (`event.groups()[i]` ended as `ends[i]`).
+/// Decides on a message from the ends of its names (`event.names()[i]` ended as `ends[i]`). One that means all groups is decided
+/// in [`super::all_groups`].
 ///
 /// Each name ends in exactly one place: done (acked), one dead letter, or the one delayed copy; or the whole message goes back.
 /// A message of which a part is done is not handed back but delayed without being counted, so that what is done stays done.
@@ -369,7 +415,7 @@ pub fn decide(
     attempt: Attempt,
     limits: RetryLimits,
 ) -> Decided {
-    debug_assert_eq!(event.groups().len(), ends.len());
+    debug_assert_eq!(event.names().len(), ends.len());
     let places = Places::sorted(ends, limits.is_last(attempt));
     if places.interrupted == ends.len() {
         return Decided::hand_back(attempt);
@@ -381,12 +427,13 @@ pub fn decide(
         .map(|(cause, verdict, places)| Successor {
             to: Destination::Dead(cause),
             left: Some(event.left(&places)),
+            places,
             attempt: match cause {
                 Cause::Exhausted => failed_again,
-                Cause::Rejected | Cause::Malformed => attempt,
+                Cause::Rejected | Cause::Malformed | Cause::Expired => attempt,
             },
-            verdict: Some(verdict.clone()),
-            info: verdict.info.clone(),
+            verdict: verdict.cloned(),
+            info: verdict.map_or_else(String::new, |verdict| verdict.info.clone()),
         })
         .collect();
     if !places.delayed.is_empty() {
@@ -398,6 +445,7 @@ pub fn decide(
         successors.push(Successor {
             to: Destination::Tier(tier),
             left: Some(event.left(&places.delayed)),
+            places: places.delayed,
             attempt,
             verdict: verdict.cloned(),
             info: verdict.map_or_else(String::new, |verdict| verdict.info.clone()),
@@ -414,7 +462,7 @@ struct Places<'e> {
     /// How many of the delayed ones were not tried to their end.
     interrupted: usize,
     /// One group for each cause and code.
-    dead: Vec<(Cause, &'e Verdict, Vec<usize>)>,
+    dead: Vec<(Cause, Option<&'e Verdict>, Vec<usize>)>,
     delayed: Vec<usize>,
     /// The first failure that counts, of a name that is delayed.
     counted: Option<&'e Verdict>,
@@ -428,11 +476,14 @@ impl<'e> Places<'e> {
         let mut places = Self::default();
         for (place, end) in ends.iter().enumerate() {
             match end {
-                NameEnd::Deleted => places.deleted += 1,
-                NameEnd::Gone => places.gone += 1,
-                NameEnd::Rejected(verdict) => places.add_dead(Cause::Rejected, verdict, place),
+                NameEnd::Deleted(_) => places.deleted += 1,
+                NameEnd::Gone(_) => places.gone += 1,
+                NameEnd::Expired => places.add_dead(Cause::Expired, None, place),
+                NameEnd::Rejected(verdict) => {
+                    places.add_dead(Cause::Rejected, Some(verdict), place);
+                }
                 NameEnd::Failed(verdict) if exhausted => {
-                    places.add_dead(Cause::Exhausted, verdict, place);
+                    places.add_dead(Cause::Exhausted, Some(verdict), place);
                 }
                 NameEnd::Failed(verdict) => {
                     places.delayed.push(place);
@@ -451,9 +502,11 @@ impl<'e> Places<'e> {
         places
     }
 
-    fn add_dead(&mut self, cause: Cause, verdict: &'e Verdict, place: usize) {
-        let same =
-            |(c, v, _): &&mut (Cause, &Verdict, Vec<usize>)| *c == cause && v.code == verdict.code;
+    fn add_dead(&mut self, cause: Cause, verdict: Option<&'e Verdict>, place: usize) {
+        let code = |verdict: Option<&'e Verdict>| verdict.map(|verdict| verdict.code.as_str());
+        let same = |(other, theirs, _): &&mut (Cause, Option<&'e Verdict>, Vec<usize>)| {
+            *other == cause && code(*theirs) == code(verdict)
+        };
         match self.dead.iter_mut().find(same) {
             Some((_, _, places)) => places.push(place),
             None => self.dead.push((cause, verdict, vec![place])),
@@ -462,7 +515,7 @@ impl<'e> Places<'e> {
 }
 
 /// The first counted failure waits in the first tier, the second in the second; the last tier repeats.
-fn tier(attempt: Attempt, limits: RetryLimits) -> usize {
+pub(super) fn tier(attempt: Attempt, limits: RetryLimits) -> usize {
     let number = usize::try_from(attempt.failures).unwrap_or(usize::MAX);
     number.saturating_sub(1).min(limits.tiers - 1)
 }
@@ -474,7 +527,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::code::CodeTable;
-    use super::super::message::decode;
+    use super::super::message::{Target, decode};
     use super::super::reply::Reply;
     use super::*;
 
@@ -498,15 +551,16 @@ mod tests {
     }
 
     /// One word per name: `d`eleted, `g`one, `r`ejected, `R`ejected by another code, `f`ailed, `t`hrottled, `i`nterrupted;
-    /// `u`, `U`: failed by one and by another code that the table does not list.
+    /// `u`, `U`: failed by one and by another code that the table does not list; `e`xpired.
     fn ends(words: &str) -> (DeleteGroups, Vec<NameEnd>) {
         let (groups, ends): (Vec<String>, Vec<NameEnd>) = words
             .chars()
             .enumerate()
             .map(|(index, word)| {
                 let end = match word {
-                    'd' => NameEnd::Deleted,
-                    'g' => NameEnd::Gone,
+                    'd' => NameEnd::Deleted(verdict(0)),
+                    'g' => NameEnd::Gone(verdict(51009)),
+                    'e' => NameEnd::Expired,
                     'r' => NameEnd::Rejected(verdict(51011)),
                     'R' => NameEnd::Rejected(verdict(50001)),
                     'f' => NameEnd::Failed(verdict(50004)),
@@ -519,17 +573,19 @@ mod tests {
                 (format!("{index}"), end)
             })
             .unzip();
-        let body = DeleteGroups::encode("user", &groups).unwrap();
+        let body = DeleteGroups::encode("user", Target::Named(&groups), None).unwrap();
         (decode(&body).unwrap(), ends)
     }
 
     fn names(successor: &Successor) -> &[String] {
         let left = successor.left.as_ref();
-        left.expect("it could be read").groups()
+        left.expect("it could be read").names()
     }
 
-    fn done(ends: &[NameEnd], how: &NameEnd) -> usize {
-        ends.iter().filter(|end| *end == how).count()
+    fn done(ends: &[NameEnd], how: Class) -> usize {
+        let done = ends.iter().filter(|end| end.is_erased());
+        done.filter(|end| end.verdict().map(Verdict::class) == Some(how))
+            .count()
     }
 
     /// Renders a decision as one line: `successor(names)attempt…` or `back`, then the outcome.
@@ -550,7 +606,7 @@ mod tests {
                         };
                         let left = successor.left.as_ref().expect("it could be read");
                         let names = match left.rewritten() {
-                            Some(_) => left.groups().join(""),
+                            Some(_) => left.names().join(""),
                             None => "*".to_owned(),
                         };
                         format!("{to}({names})#{}", successor.attempt.failures)
@@ -581,6 +637,8 @@ mod tests {
         check("t", 2, "tier0(*)#2 = delayed");
         check("i", 0, "back = returned");
         check("iii", 2, "back = returned");
+        check("e", 0, "expired(*)#0 = dead_lettered");
+        check("e", 2, "expired(*)#2 = dead_lettered");
     }
 
     #[test]
@@ -595,6 +653,9 @@ mod tests {
         check("fti", 2, "exhausted(0)#3 tier0(12)#2 = dead_lettered");
         check("di", 0, "tier0(1)#0 = delayed");
         check("ti", 1, "tier0(*)#1 = delayed");
+        check("dfe", 0, "expired(2)#0 tier0(1)#1 = dead_lettered");
+        check("ree", 1, "rejected(0)#1 expired(12)#1 = dead_lettered");
+        check("ie", 0, "expired(1)#0 tier0(0)#0 = dead_lettered");
     }
 
     #[test]
@@ -627,7 +688,9 @@ mod tests {
         );
         let unknown = NameEnd::Failed(verdict(60002));
         assert_eq!(unknown.clone().excused(), unknown);
-        assert_eq!(NameEnd::Deleted.excused(), NameEnd::Deleted);
+        let deleted = NameEnd::Deleted(verdict(0));
+        assert_eq!(deleted.clone().excused(), deleted);
+        assert_eq!(NameEnd::Expired.excused(), NameEnd::Expired);
     }
 
     #[test]
@@ -645,7 +708,7 @@ mod tests {
     proptest! {
         /// Conservation: every name is in exactly one of done, dead, delayed, returned; and no attempt is lost or invented.
         #[test]
-        fn each_name_ends_in_exactly_one_place(words in "[dgrRfti]{1,12}", failures in 0_u32..5) {
+        fn each_name_ends_in_exactly_one_place(words in "[dgrRftie]{1,12}", failures in 0_u32..5) {
             let (event, ends) = ends(&words);
             let Decided { decision, summary } = decide(&event, &ends, attempt(failures), LIMITS);
             let Decision::Ack(successors) = decision else {
@@ -653,23 +716,23 @@ mod tests {
                 prop_assert_eq!(summary, Decided::hand_back(attempt(failures)).summary);
                 return Ok(());
             };
-            prop_assert_eq!(summary.deleted, done(&ends, &NameEnd::Deleted));
-            prop_assert_eq!(summary.gone, done(&ends, &NameEnd::Gone));
+            prop_assert_eq!(summary.deleted, done(&ends, Class::Deleted));
+            prop_assert_eq!(summary.gone, done(&ends, Class::Gone));
             let died: usize = summary.letters.iter().map(|letter| letter.names).sum();
             let to = |successor: &&Successor| matches!(successor.to, Destination::Dead(_));
             let dead: Vec<&Successor> = successors.iter().filter(to).collect();
             prop_assert_eq!(dead.len(), summary.letters.len());
             prop_assert_eq!(died, dead.iter().map(|s| names(s).len()).sum::<usize>());
-            for (group, end) in event.groups().iter().zip(&ends) {
+            for (place, (group, end)) in event.names().iter().zip(&ends).enumerate() {
                 let carriers: Vec<&Successor> = successors
                     .iter()
                     .filter(|successor| names(successor).contains(group))
                     .collect();
-                let done = matches!(end, NameEnd::Deleted | NameEnd::Gone);
-                prop_assert_eq!(carriers.len(), usize::from(!done), "{} in {}", group, words);
+                prop_assert_eq!(carriers.len(), usize::from(!end.is_erased()), "{} in {}", group, words);
                 for carrier in carriers {
                     let dead = matches!(carrier.to, Destination::Dead(_));
-                    let may_die = matches!(end, NameEnd::Rejected(_))
+                    prop_assert!(carrier.places.contains(&place));
+                    let may_die = matches!(end, NameEnd::Rejected(_) | NameEnd::Expired)
                         || (matches!(end, NameEnd::Failed(_)) && failures + 1 >= LIMITS.attempts_max);
                     prop_assert_eq!(dead, may_die);
                     prop_assert!(carrier.attempt.failures <= failures + 1);

@@ -2,8 +2,10 @@
 //!
 //! Only words. A body that can be read is read, whatever its properties say.
 
+use super::cloudevent::Binary;
+
 /// What a publisher's properties say about the body.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Declared<'m> {
     /// The property `content_type`.
     pub content_type: Option<&'m str>,
@@ -11,6 +13,8 @@ pub struct Declared<'m> {
     pub content_encoding: Option<&'m str>,
     /// The property `type`.
     pub kind: Option<&'m str>,
+    /// The headers of CloudEvents in binary mode.
+    pub binary: Option<Binary>,
 }
 
 /// How a body that can't be read fails.
@@ -66,7 +70,7 @@ const AMQP_1_0: &str = "amqp-1.0";
 pub(super) fn explanation(
     body: &[u8],
     unreadable: Unreadable,
-    declared: Declared<'_>,
+    declared: &Declared<'_>,
 ) -> Option<String> {
     by_bytes(body)
         .map(str::to_owned)
@@ -93,7 +97,7 @@ pub fn by_bytes(body: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn by_properties(body: &[u8], unreadable: Unreadable, declared: Declared<'_>) -> Option<String> {
+fn by_properties(body: &[u8], unreadable: Unreadable, declared: &Declared<'_>) -> Option<String> {
     if unreadable == Unreadable::NotUtf8
         && let Some((property, charset)) = charset(declared)
     {
@@ -122,7 +126,7 @@ fn by_properties(body: &[u8], unreadable: Unreadable, declared: Declared<'_>) ->
 }
 
 /// The charset that is declared, and by which property, unless it is UTF-8 or a part of it.
-fn charset(declared: Declared<'_>) -> Option<(&'static str, &'static str)> {
+fn charset(declared: &Declared<'_>) -> Option<(&'static str, &'static str)> {
     let by_encoding = CHARSETS
         .into_iter()
         .find(|name| is(declared.content_encoding, name));
@@ -150,6 +154,8 @@ fn is(value: Option<&str>, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Borrow;
+
     use super::*;
 
     const UTF16: &[u8] = b"\xff\xfe{\0\"\0";
@@ -157,13 +163,13 @@ mod tests {
     const BINARY: &[u8] = b"\x0a\x06user15\xff";
 
     #[track_caller]
-    fn check(body: &[u8], declared: Declared<'_>, expect: &str) {
+    fn check<'m>(body: &[u8], declared: impl Borrow<Declared<'m>>, expect: &str) {
         let unreadable = match std::str::from_utf8(body) {
             Ok(_) => Unreadable::NotJson,
             Err(_) => Unreadable::NotUtf8,
         };
-        let found = explanation(body, unreadable, declared).unwrap_or_default();
-        assert_eq!(found, expect, "{declared:?}");
+        let found = explanation(body, unreadable, declared.borrow()).unwrap_or_default();
+        assert_eq!(found, expect, "{:?}", declared.borrow());
     }
 
     fn content_type(content_type: &str) -> Declared<'_> {
@@ -184,31 +190,31 @@ mod tests {
     fn the_first_bytes_tell_what_a_body_is() {
         let nothing = Declared::default();
         let gzip = "it is gzip data, and events are not compressed";
-        check(b"\x1f\x8b\x08\0", nothing, gzip);
+        check(b"\x1f\x8b\x08\0", &nothing, gzip);
         check(b"\x1f\x8b\x08\0", content_type("application/json"), gzip);
         check(
             b"\x28\xb5\x2f\xfd\0",
-            nothing,
+            &nothing,
             "it is zstd data, and events are not compressed",
         );
         let utf16 = "it is UTF-16, and events are UTF-8";
         for body in [UTF16, b"\xfe\xff\0{", b"{\0\"\0", b"\0{\0\"", b"\n\0{\0"] {
-            check(body, nothing, utf16);
+            check(body, &nothing, utf16);
         }
         check(
             b"\xff\xfe\0\0{\0\0\0",
-            nothing,
+            &nothing,
             "it is UTF-32, and events are UTF-8",
         );
         for section in [0x75, 0x76, 0x77] {
             check(
                 &[0, 0x53, section, 0xa1, 2, b'{', b'}'],
-                nothing,
+                &nothing,
                 "it is an AMQP 1.0 section: publish the JSON as a data section",
             );
         }
-        check(GBK, nothing, "");
-        check(b"", nothing, "");
+        check(GBK, &nothing, "");
+        check(b"", &nothing, "");
     }
 
     #[test]
@@ -276,7 +282,7 @@ mod tests {
             content_type("text/xml"),
             content_encoding("gzip"),
         ] {
-            check(b" {\"From_Account\":", declared, "");
+            check(b" {\"From_Account\":", &declared, "");
             check(b"", declared, "");
         }
     }

@@ -3,7 +3,9 @@
 //! Bytes become a command ([`message`]), a reply ([`reply`]) becomes a verdict ([`code`]), verdicts become a decision
 //! ([`decide`]). Whether calls make sense at all is decided by the
 //! [`gate`]. Names of queues are made in [`topology`] and nowhere else. What *does* these things lives outside.
+pub mod all_groups;
 pub mod attempt;
+pub mod cloudevent;
 pub mod code;
 pub mod dead_letter;
 pub mod decide;
@@ -12,10 +14,14 @@ pub mod encoding;
 pub mod fuzzing;
 pub mod gate;
 pub mod message;
+pub mod moment;
 pub mod nodes;
+mod object;
+pub mod outcome;
 pub mod quote;
 pub mod redrive;
 pub mod reply;
+pub mod request;
 pub mod retry;
 pub mod spacing;
 pub mod text;

@@ -1,18 +1,17 @@
 //! The event: bytes in, a command out, or the reason why not.
 use std::collections::HashSet;
 use std::fmt;
-use std::str;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::cloudevent::{Envelope, is_structured};
 use super::encoding::{Declared, Unreadable, explanation};
-use super::text::BYTE_ORDER_MARK;
+use super::moment;
+use super::object::{Field, Frame, fields, half_pair, is_string, known, offset, optional};
 
-/// Longest body that is read, in bytes (contract).
+/// Longest body that is read, in bytes, an envelope around the event included (contract).
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Most names in one event (contract).
 pub const GROUPS_MAX: usize = 100;
@@ -22,21 +21,63 @@ pub const DEPTH_MAX: usize = 128;
 
 const USER_KEY: &str = "From_Account";
 const GROUPS_KEY: &str = "GroupName";
+const ALL_KEY: &str = "AllGroups";
+const NOT_AFTER_KEY: &str = "NotAfter";
+
+/// Which groups an event means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Target<'e> {
+    /// These, in the event's order, each once: 1 to [`GROUPS_MAX`].
+    Named(&'e [String]),
+    /// All that the user has, whatever they are called.
+    All,
+}
+
+/// Names stay out of debug output.
+impl fmt::Debug for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(groups) => write!(f, "Named({})", groups.len()),
+            Self::All => f.write_str("All"),
+        }
+    }
+}
+
+/// Whether events that mean all groups of a user are accepted: `events.all_groups`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllGroups {
+    /// They are.
+    Accepted,
+    /// They are malformed.
+    Refused,
+}
 
 /// "Delete these conversation groups of this user": a decoded event. It owns what a copy with fewer names needs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeleteGroups {
     user: String,
-    groups: Vec<String>,
-    /// Nothing where there is one name: a copy carries it, or there is none.
+    /// Nothing where all groups are meant.
+    groups: Option<Vec<String>>,
+    /// The place of each name in the event's list, where a name that is repeated makes them differ from 0, 1, 2 ….
+    first_places: Option<Vec<usize>>,
+    not_after: Option<NotAfter>,
+    /// Nothing where there is one name, or all groups are meant: a copy carries what the event does, or there is none.
     frame: Option<Arc<Frame>>,
+}
+
+/// The moment after which no call is made for an event.
+#[derive(Clone, PartialEq, Eq)]
+struct NotAfter {
+    unix_ms: i64,
+    /// As it was written.
+    text: String,
 }
 
 /// Ids stay out of debug output as they stay out of logs.
 impl fmt::Debug for DeleteGroups {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeleteGroups")
-            .field("groups", &self.groups.len())
+            .field("target", &self.target())
             .finish_non_exhaustive()
     }
 }
@@ -48,61 +89,96 @@ impl DeleteGroups {
         &self.user
     }
 
-    /// The names to delete, in the event's order, each once: 1 to [`GROUPS_MAX`].
+    /// Which groups are to go.
     #[must_use]
-    pub fn groups(&self) -> &[String] {
-        &self.groups
+    pub fn target(&self) -> Target<'_> {
+        self.groups.as_deref().map_or(Target::All, Target::Named)
     }
 
-    /// The event with only some of its names: those at these places in [`Self::groups`], in this order.
+    /// The names that the event has: those of [`Target::Named`]; none where all groups are meant.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        self.groups.as_deref().unwrap_or_default()
+    }
+
+    /// The place in the event's own list at which the name with this place in [`Self::names`] stands first.
+    #[must_use]
+    pub fn first_place(&self, place: usize) -> usize {
+        let places = self.first_places.as_ref();
+        places.map_or(place, |places| places[place])
+    }
+
+    /// The moment after which no call is made for it, unix ms; the moment itself is still allowed.
+    #[must_use]
+    pub fn not_after_ms(&self) -> Option<i64> {
+        self.not_after.as_ref().map(|moment| moment.unix_ms)
+    }
+
+    /// Whether that moment has passed.
+    #[must_use]
+    pub fn is_expired(&self, now_ms: i64) -> bool {
+        self.not_after_ms().is_some_and(|last| now_ms > last)
+    }
+
+    /// The event with only some of its names: those at these places in [`Self::names`], in this order.
     ///
     /// # Panics
     /// There is no name at one of the places.
     #[must_use]
     pub fn left(&self, places: &[usize]) -> NamesLeft {
-        let groups: Vec<String> = places
-            .iter()
-            .map(|&place| self.groups[place].clone())
-            .collect();
+        let names = self.names();
+        let left: Vec<String> = places.iter().map(|&place| names[place].clone()).collect();
         NamesLeft {
-            frame: self.frame.clone().filter(|_| groups != self.groups),
-            user: self.user.clone(),
-            groups,
+            frame: self.frame.clone().filter(|_| left != names),
+            groups: Some(left),
+            ..self.all_left()
         }
     }
 
-    /// The event with all of its names.
+    /// The event with all that it means.
     #[must_use]
     pub fn all_left(&self) -> NamesLeft {
         NamesLeft {
             user: self.user.clone(),
             groups: self.groups.clone(),
+            not_after: self.not_after.as_ref().map(|moment| moment.text.clone()),
             frame: None,
         }
     }
 
-    /// An event as a publisher would write it.
+    /// An event as a publisher would write it. `not_after` is a moment in RFC 3339.
     ///
     /// # Errors
     /// [`Malformed`] where the parts break the contract's bounds: what is published is what [`decode`] accepts.
-    pub fn encode(user: &str, groups: &[String]) -> Result<Vec<u8>, Malformed> {
-        let body = written(user, groups);
+    pub fn encode(
+        user: &str,
+        target: Target<'_>,
+        not_after: Option<&str>,
+    ) -> Result<Vec<u8>, Malformed> {
+        let body = written(user, target, not_after);
         decode(&body).map(|_| body)
     }
 }
 
 /// The shortest body that says this.
-fn written(user: &str, groups: &[String]) -> Vec<u8> {
-    serde_json::to_vec(&serde_json::json!({ USER_KEY: user, GROUPS_KEY: groups }))
-        .expect("strings always serialize")
+fn written(user: &str, target: Target<'_>, not_after: Option<&str>) -> Vec<u8> {
+    let mut event = match target {
+        Target::Named(groups) => serde_json::json!({ USER_KEY: user, GROUPS_KEY: groups }),
+        Target::All => serde_json::json!({ USER_KEY: user, ALL_KEY: true }),
+    };
+    if let Some(moment) = not_after {
+        event[NOT_AFTER_KEY] = moment.into();
+    }
+    serde_json::to_vec(&event).expect("strings always serialize")
 }
 
-/// The names of an event that are left, all or some, and the body of a copy that carries just these. The event's body is not read
+/// What is left of an event, all or some of its names, and the body of a copy that carries just this. The event's body is not read
 /// again for it, so a copy can't fall back to carrying names that are done.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NamesLeft {
     user: String,
-    groups: Vec<String>,
+    groups: Option<Vec<String>>,
+    not_after: Option<String>,
     /// Where some names are not left.
     frame: Option<Arc<Frame>>,
 }
@@ -111,63 +187,38 @@ pub struct NamesLeft {
 impl fmt::Debug for NamesLeft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NamesLeft")
-            .field("groups", &self.groups.len())
+            .field("target", &self.target())
             .finish_non_exhaustive()
     }
 }
 
 impl NamesLeft {
-    /// The names left, in the event's order.
+    /// What is left.
     #[must_use]
-    pub fn groups(&self) -> &[String] {
-        &self.groups
+    pub fn target(&self) -> Target<'_> {
+        self.groups.as_deref().map_or(Target::All, Target::Named)
     }
 
-    /// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field; a
-    /// byte order mark before it goes. `None` where all names are left: then the event's own body travels, byte for byte.
+    /// The names left, in the event's order; none where all groups are meant.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        self.groups.as_deref().unwrap_or_default()
+    }
+
+    /// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field, an
+    /// envelope around the event included; a byte order mark before it goes. `None` where all names are left: then the event's own
+    /// body travels, byte for byte.
     #[must_use]
     pub fn rewritten(&self) -> Option<Vec<u8>> {
         let frame = self.frame.as_ref()?;
-        Some(frame.with(&self.groups))
+        let names = serde_json::to_string(self.names()).expect("strings always serialize");
+        Some(frame.with(&names))
     }
 
-    /// A body with user and names only, without the fields that the event's publisher added.
+    /// A body with what is asked for only, without the fields and the envelope that the event's publisher added.
     #[must_use]
     pub fn bare(&self) -> Vec<u8> {
-        written(&self.user, &self.groups)
-    }
-}
-
-/// An event's body without its list of names: every other field as it was written, and the place where the list goes.
-#[derive(Clone, PartialEq, Eq)]
-struct Frame {
-    text: String,
-    names_at: usize,
-}
-
-impl Frame {
-    fn of(fields: &[Field<'_>]) -> Self {
-        let (mut text, mut names_at) = (String::from("{"), 0);
-        for (key, value) in fields {
-            if text.len() > 1 {
-                text.push(',');
-            }
-            text.push_str(key.get());
-            text.push(':');
-            if is_key(key, GROUPS_KEY) {
-                names_at = text.len();
-            } else {
-                text.push_str(value.get());
-            }
-        }
-        text.push('}');
-        Self { text, names_at }
-    }
-
-    fn with(&self, groups: &[String]) -> Vec<u8> {
-        let groups = serde_json::to_string(groups).expect("strings always serialize");
-        let (before, after) = self.text.split_at(self.names_at);
-        [before, &groups, after].concat().into_bytes()
+        written(&self.user, self.target(), self.not_after.as_deref())
     }
 }
 
@@ -227,6 +278,17 @@ pub enum Malformed {
         /// What the body is instead.
         because: String,
     },
+    /// Names, and all groups: one of them is meant.
+    #[error("`{GROUPS_KEY}` and `{ALL_KEY}` exclude each other")]
+    NamesAndAll,
+    /// All groups are meant, and this daemon does not accept that.
+    #[error(
+        "`{ALL_KEY}` is not accepted by this daemon: its operator sets `events.all_groups = true`"
+    )]
+    AllRefused,
+    /// A CloudEvent that carries its event as base64.
+    #[error("`data_base64` is not read: an event stands in `data`, as JSON")]
+    Base64,
     /// The user is the empty string.
     #[error("`{USER_KEY}` is empty")]
     EmptyUser,
@@ -248,25 +310,38 @@ fn in_name(name: Option<usize>) -> String {
     name.map_or(String::new(), |number| format!(": name {number}"))
 }
 
-/// Reads an event. Never panics; the body is not changed by being read. A byte order mark before it is skipped.
+/// Reads an event that stands alone. Never panics; the body is not changed by being read. A byte order mark before it is skipped.
 ///
 /// # Errors
 /// [`Malformed`] says what is wrong; such an event is dead-lettered byte for byte.
 pub fn decode(body: &[u8]) -> Result<DeleteGroups, Malformed> {
-    decode_declared(body, Declared::default())
+    decode_message(body, &Declared::default(), AllGroups::Accepted).event
 }
 
-/// The same for a body about which its properties say something: that helps to say why it can't be read, and changes nothing
-/// else.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decode_declared(body: &[u8], declared: Declared<'_>) -> Result<DeleteGroups, Malformed> {
-    read(body).map_err(|malformed| malformed.explained(body, declared))
+/// What a message was found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// The id that its CloudEvents envelope gives it, where there is one and it can be read.
+    pub cloudevents_id: Option<String>,
+    /// The event, or why there is none. Such a message is dead-lettered byte for byte.
+    pub event: Result<DeleteGroups, Malformed>,
+}
+
+/// Reads a message: an event that stands alone, or one in an envelope of CloudEvents, where its properties declare that. What the
+/// properties say beyond that only helps to say why a body can't be read.
+#[must_use]
+pub fn decode_message(body: &[u8], declared: &Declared<'_>, all_groups: AllGroups) -> Decoded {
+    let mut cloudevents_id = None;
+    let event = read(body, declared, all_groups, &mut cloudevents_id)
+        .map_err(|malformed| malformed.explained(body, declared));
+    Decoded {
+        cloudevents_id,
+        event,
+    }
 }
 
 impl Malformed {
-    fn explained(self, body: &[u8], declared: Declared<'_>) -> Self {
+    fn explained(self, body: &[u8], declared: &Declared<'_>) -> Self {
         let unreadable = match self {
             Self::NotUtf8(_) => Unreadable::NotUtf8,
             Self::NotJson { .. } => Unreadable::NotJson,
@@ -282,47 +357,118 @@ impl Malformed {
     }
 }
 
-fn read(body: &[u8]) -> Result<DeleteGroups, Malformed> {
-    let fields = fields(body)?;
-    let user = known(&fields, USER_KEY)?;
-    let groups = known(&fields, GROUPS_KEY)?;
+fn read(
+    body: &[u8],
+    declared: &Declared<'_>,
+    all_groups: AllGroups,
+    cloudevents_id: &mut Option<String>,
+) -> Result<DeleteGroups, Malformed> {
+    if !is_structured(declared.content_type) {
+        if let Some(binary) = &declared.binary {
+            *cloudevents_id = binary.id()?;
+        }
+        return event(&fields(body)?, body, all_groups, |frame| frame);
+    }
+    let outer = fields(body)?;
+    let envelope = Envelope::of(&outer)?;
+    let inner = envelope.fields();
+    *cloudevents_id = Some(envelope.id);
+    event(&inner?, body, all_groups, |frame| {
+        Envelope::frame(&outer, &frame)
+    })
+}
+
+/// Reads an event from its fields, which are part of `body`. `wrapped` puts what stands around the event around a frame of it.
+fn event(
+    fields: &[Field<'_>],
+    body: &[u8],
+    all_groups: AllGroups,
+    wrapped: impl FnOnce(Frame) -> Frame,
+) -> Result<DeleteGroups, Malformed> {
+    let user = known(fields, USER_KEY)?;
+    let names = optional(fields, GROUPS_KEY)?;
+    let all = optional(fields, ALL_KEY)?;
+    let not_after = optional(fields, NOT_AFTER_KEY)?;
     let user: String = serde_json::from_str(user).map_err(|_| wrong_user(user, body))?;
-    let groups: Vec<String> =
-        serde_json::from_str(groups).map_err(|_| wrong_groups(groups, body))?;
+    let names = match (names, all) {
+        (Some(_), Some(_)) => return Err(Malformed::NamesAndAll),
+        (None, None) => return Err(Malformed::Missing(GROUPS_KEY)),
+        (Some(names), None) => {
+            let read: Result<Vec<String>, _> = serde_json::from_str(names);
+            Some(read.map_err(|_| wrong_groups(names, body))?)
+        }
+        (None, Some("true")) => None,
+        (None, Some(_)) => {
+            return Err(Malformed::WrongType {
+                key: ALL_KEY,
+                expected: "`true`, the only value that it can have",
+            });
+        }
+    };
     if user.is_empty() {
         return Err(Malformed::EmptyUser);
     }
-    if groups.is_empty() {
-        return Err(Malformed::NoGroups);
-    }
-    if groups.len() > GROUPS_MAX {
-        return Err(Malformed::TooManyGroups(groups.len()));
-    }
-    if groups.iter().any(String::is_empty) {
-        return Err(Malformed::EmptyGroup);
-    }
-    if groups.len() == 1 {
+    let not_after = not_after.map(moment).transpose()?;
+    let Some(names) = names else {
+        if all_groups == AllGroups::Refused {
+            return Err(Malformed::AllRefused);
+        }
         return Ok(DeleteGroups {
             user,
-            groups,
+            groups: None,
+            first_places: None,
+            not_after,
             frame: None,
         });
-    }
-    let frame = Some(Arc::new(Frame::of(&fields)));
-    let mut seen = HashSet::new();
-    let repeated: Vec<bool> = groups
-        .iter()
-        .map(|group| !seen.insert(group.clone()))
-        .collect();
-    let groups = groups
-        .into_iter()
-        .zip(repeated)
-        .filter(|(_, repeated)| !repeated)
-        .map(|(group, _)| group);
+    };
+    check_names(&names)?;
+    let frame = (names.len() > 1).then(|| Arc::new(wrapped(Frame::of(fields, GROUPS_KEY))));
+    let (groups, first_places) = each_once(names);
     Ok(DeleteGroups {
         user,
-        groups: groups.collect(),
+        groups: Some(groups),
+        first_places,
+        not_after,
         frame,
+    })
+}
+
+fn check_names(names: &[String]) -> Result<(), Malformed> {
+    if names.is_empty() {
+        return Err(Malformed::NoGroups);
+    }
+    if names.len() > GROUPS_MAX {
+        return Err(Malformed::TooManyGroups(names.len()));
+    }
+    if names.iter().any(String::is_empty) {
+        return Err(Malformed::EmptyGroup);
+    }
+    Ok(())
+}
+
+/// The names without repetitions, and where each stands first, if some are repeated.
+fn each_once(names: Vec<String>) -> (Vec<String>, Option<Vec<usize>>) {
+    if names.len() == 1 {
+        return (names, None);
+    }
+    let mut seen = HashSet::new();
+    let first: Vec<usize> = (0..names.len())
+        .filter(|&place| seen.insert(names[place].as_str()))
+        .collect();
+    if first.len() == names.len() {
+        return (names, None);
+    }
+    let mut names: Vec<Option<String>> = names.into_iter().map(Some).collect();
+    let once = first.iter().filter_map(|&place| names[place].take());
+    (once.collect(), Some(first))
+}
+
+fn moment(value: &str) -> Result<NotAfter, Malformed> {
+    let text: Option<String> = serde_json::from_str(value).ok();
+    let read = |text: String| moment::parse(&text).map(|unix_ms| NotAfter { unix_ms, text });
+    text.and_then(read).ok_or(Malformed::WrongType {
+        key: NOT_AFTER_KEY,
+        expected: "a moment in RFC 3339 with an offset, like `2026-12-01T00:00:00Z`",
     })
 }
 
@@ -364,137 +510,6 @@ fn wrong_groups(value: &str, body: &[u8]) -> Malformed {
     }
 }
 
-/// Whether a JSON value is a string.
-fn is_string(value: &str) -> bool {
-    value.starts_with('"')
-}
-
-/// Where a part of the body begins, in bytes.
-fn offset(part: &str, body: &[u8]) -> usize {
-    part.as_ptr().addr() - body.as_ptr().addr()
-}
-
-/// Where the first escape stands in a JSON text that is half of a surrogate pair without the other half, in bytes.
-fn half_pair(json: &str) -> Option<usize> {
-    let bytes = json.as_bytes();
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        at += match (byte, unit(json, at), unit(json, at + 6)) {
-            (_, Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
-            (_, Some(0xd800..=0xdfff), _) => return Some(at),
-            (_, Some(_), _) => 6,
-            (b'\\', None, _) => 2,
-            (_, None, _) => 1,
-        };
-    }
-    None
-}
-
-/// The UTF-16 unit of the escape `\uXXXX` that stands there, if one does.
-fn unit(json: &str, at: usize) -> Option<u16> {
-    let hex = json.get(at..at + 6)?.strip_prefix("\\u")?;
-    u16::from_str_radix(hex, 16).ok()
-}
-
-/// A key with its quotes and escapes, and its value, both as they were written.
-type Field<'b> = (&'b RawValue, &'b RawValue);
-
-/// The object's fields in order, untouched.
-fn fields(body: &[u8]) -> Result<Vec<Field<'_>>, Malformed> {
-    if body.len() > BODY_BYTES_MAX {
-        return Err(Malformed::TooLong(body.len()));
-    }
-    let text = str::from_utf8(body).map_err(|err| Malformed::NotUtf8(err.valid_up_to()))?;
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    if depth(text) > DEPTH_MAX {
-        return Err(Malformed::TooDeep);
-    }
-    let is_object = text
-        .trim_start_matches([' ', '\t', '\n', '\r'])
-        .starts_with('{');
-    let not_json = |err: serde_json::Error| Malformed::NotJson {
-        line: err.line(),
-        column: err.column(),
-    };
-    if is_object {
-        serde_json::from_str::<Fields<'_>>(text)
-            .map(|fields| fields.0)
-            .map_err(not_json)
-    } else {
-        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(not_json)?;
-        Err(Malformed::NotAnObject)
-    }
-}
-
-fn known<'b>(fields: &[Field<'b>], key: &'static str) -> Result<&'b str, Malformed> {
-    let mut values = fields
-        .iter()
-        .filter(|(name, _)| is_key(name, key))
-        .map(|(_, value)| value.get());
-    match (values.next(), values.next()) {
-        (None, _) => Err(Malformed::Missing(key)),
-        (Some(value), None) => Ok(value),
-        (Some(_), Some(_)) => Err(Malformed::Duplicate(key)),
-    }
-}
-
-/// Whether a key as it was written is this one. One with half of a surrogate pair is none that we know.
-fn is_key(written: &RawValue, key: &str) -> bool {
-    let written = written.get();
-    if written.contains('\\') {
-        return serde_json::from_str::<String>(written).is_ok_and(|name| name == key);
-    }
-    written.trim_matches('"') == key
-}
-
-/// Deepest nesting of brackets outside strings.
-fn depth(text: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-/// An object's fields in the order they were written. A derived struct would accept an array as well, and a map would lose
-/// repeated keys.
-struct Fields<'b>(Vec<Field<'b>>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(Fields(fields))
-            }
-        }
-
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -509,7 +524,7 @@ mod tests {
     fn check(body: &str, expect: Result<(&str, &[&str]), Malformed>) {
         let decoded = decode(body.as_bytes());
         let decoded = decoded.as_ref().map(|event| {
-            let groups: Vec<&str> = event.groups().iter().map(String::as_str).collect();
+            let groups: Vec<&str> = event.names().iter().map(String::as_str).collect();
             (event.user(), groups)
         });
         let expect = expect
@@ -662,7 +677,7 @@ mod tests {
         let body = br#"{"\ud83d":"\udc00","From_Accoun\u0074":"u","x":{"\ud83d":["\ud83d"]},"GroupName":["\u0000\u001f\u007f","b"]}"#;
         let event = decode(body).unwrap();
         assert_eq!(
-            (event.user(), event.groups()),
+            (event.user(), event.names()),
             ("u", &["\0\x1f\x7f".to_owned(), "b".to_owned()][..])
         );
         assert_eq!(
@@ -712,14 +727,15 @@ mod tests {
             content_type: Some("application/json; charset=gbk"),
             content_encoding: Some("gzip"),
             kind: Some("amqp-1.0"),
+            binary: None,
         };
         let good = br#"{"From_Account":"u","GroupName":["a"]}"#;
-        assert_eq!(decode_declared(good, declared), decode(good));
-        let missing = decode_declared(b"{}", declared);
-        assert_eq!(missing, Err(Malformed::Missing("From_Account")));
+        let read = |body: &[u8]| decode_message(body, &declared, AllGroups::Accepted).event;
+        assert_eq!(read(good), decode(good));
+        assert_eq!(read(b"{}"), Err(Malformed::Missing("From_Account")));
         let gbk = b"{\"From_Account\":\"\xd3\xc3\"}";
         assert_eq!(
-            decode_declared(gbk, declared).unwrap_err().to_string(),
+            read(gbk).unwrap_err().to_string(),
             "the body is not UTF-8: invalid from byte 17 on; content_type says gbk, and events are UTF-8"
         );
     }
@@ -737,19 +753,240 @@ mod tests {
     fn a_copy_with_all_names_is_not_written_anew() {
         let event = decode(br#" {"From_Account":"u", "GroupName":["a","b","a"],"x":1} "#).unwrap();
         assert_eq!(event.left(&[0, 1]), event.all_left());
-        assert_eq!(event.all_left().groups(), event.groups());
+        assert_eq!(event.all_left().names(), event.names());
         assert_eq!(event.all_left().rewritten(), None);
         let bare = br#"{"From_Account":"u","GroupName":["a","b"]}"#;
         assert_eq!(event.all_left().bare(), bare);
     }
 
     #[test]
+    fn all_groups_are_meant_by_true_alone() {
+        let event = decode(br#"{"From_Account":"u","AllGroups":true,"x":1}"#).unwrap();
+        assert_eq!((event.user(), event.target()), ("u", Target::All));
+        assert_eq!(event.all_left().rewritten(), None);
+        let bare = br#"{"AllGroups":true,"From_Account":"u"}"#;
+        assert_eq!(event.all_left().bare(), bare);
+        for wrong in ["false", "null", "1", "\"true\"", "[]"] {
+            says(
+                format!(r#"{{"From_Account":"u","AllGroups":{wrong}}}"#).as_bytes(),
+                "`AllGroups` is not `true`, the only value that it can have",
+            );
+        }
+        for both in [r#""AllGroups":true"#, r#""AllGroups":0"#] {
+            says(
+                format!(r#"{{"From_Account":"u","GroupName":["a"],{both}}}"#).as_bytes(),
+                "`GroupName` and `AllGroups` exclude each other",
+            );
+        }
+        check(
+            r#"{"From_Account":"","AllGroups":true}"#,
+            Err(Malformed::EmptyUser),
+        );
+        check(
+            r#"{"From_Account":"u","AllGroups":true,"AllGroups":true}"#,
+            Err(Malformed::Duplicate("AllGroups")),
+        );
+        let refused = decode_message(
+            br#"{"From_Account":"u","AllGroups":true}"#,
+            &Declared::default(),
+            AllGroups::Refused,
+        );
+        assert_eq!(
+            refused.event.unwrap_err().to_string(),
+            "`AllGroups` is not accepted by this daemon: its operator sets `events.all_groups = true`"
+        );
+    }
+
+    #[test]
+    fn a_moment_bounds_the_calls_and_travels_on() {
+        let body = br#"{"From_Account":"u","GroupName":["a","b"],"NotAfter":"2026-12-01T01:00:00.5+01:00"}"#;
+        let event = decode(body).unwrap();
+        let last = 1_796_083_200_500;
+        assert_eq!(event.not_after_ms(), Some(last));
+        assert!(!event.is_expired(last) && event.is_expired(last + 1));
+        assert_eq!(
+            rewritten(body, &[1]),
+            r#"{"From_Account":"u","GroupName":["b"],"NotAfter":"2026-12-01T01:00:00.5+01:00"}"#
+        );
+        let bare = String::from_utf8(event.left(&[0]).bare()).unwrap();
+        assert_eq!(
+            bare,
+            r#"{"From_Account":"u","GroupName":["a"],"NotAfter":"2026-12-01T01:00:00.5+01:00"}"#
+        );
+        assert!(
+            !decode(br#"{"From_Account":"u","GroupName":["a"]}"#)
+                .unwrap()
+                .is_expired(i64::MAX)
+        );
+        for wrong in [
+            "null",
+            "1796083200",
+            "\"2026-12-01\"",
+            "\"2026-12-01 00:00:00Z\"",
+            "\"\\ud83d\"",
+        ] {
+            says(
+                format!(r#"{{"From_Account":"u","GroupName":["a"],"NotAfter":{wrong}}}"#)
+                    .as_bytes(),
+                "`NotAfter` is not a moment in RFC 3339 with an offset, like `2026-12-01T00:00:00Z`",
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_has_the_place_where_it_stands_first() {
+        let event = decode(br#"{"From_Account":"u","GroupName":["b","a","b","c","a"]}"#).unwrap();
+        assert_eq!(event.names(), ["b", "a", "c"]);
+        assert_eq!([0, 1, 2].map(|place| event.first_place(place)), [0, 1, 3]);
+        let event = decode(br#"{"From_Account":"u","GroupName":["b","a"]}"#).unwrap();
+        assert_eq!([0, 1].map(|place| event.first_place(place)), [0, 1]);
+    }
+
+    fn structured(body: &str) -> Decoded {
+        let declared = Declared {
+            content_type: Some("application/cloudevents+json; charset=utf-8"),
+            ..Declared::default()
+        };
+        decode_message(body.as_bytes(), &declared, AllGroups::Accepted)
+    }
+
+    #[test]
+    fn a_structured_envelope_is_opened_and_kept() {
+        let body = r#"{"specversion":"1.0","id":"e-1","source":"/s","type":"t","x":[1], "data" : {"y":2,"GroupName":["a","b"],"From_Account":"u"},"time":"now"}"#;
+        let Decoded {
+            cloudevents_id,
+            event,
+        } = structured(body);
+        let event = event.unwrap();
+        assert_eq!(cloudevents_id.as_deref(), Some("e-1"));
+        assert_eq!((event.user(), event.names().len()), ("u", 2));
+        let copy = String::from_utf8(event.left(&[1]).rewritten().unwrap()).unwrap();
+        assert_eq!(
+            copy,
+            r#"{"specversion":"1.0","id":"e-1","source":"/s","type":"t","x":[1],"data":{"y":2,"GroupName":["b"],"From_Account":"u"},"time":"now"}"#
+        );
+        assert_eq!(structured(&copy).event.unwrap().names(), ["b"]);
+        assert_eq!(
+            event.left(&[1]).bare(),
+            br#"{"From_Account":"u","GroupName":["b"]}"#
+        );
+        // Without the declaration it is an object like any other.
+        assert_eq!(
+            decode(body.as_bytes()),
+            Err(Malformed::Missing("From_Account"))
+        );
+    }
+
+    #[test]
+    fn a_broken_envelope_says_what_is_wrong() {
+        let envelope = |changed: &str, value: &str| {
+            let mut fields = vec![
+                ("specversion", r#""1.0""#),
+                ("id", r#""e-1""#),
+                ("source", r#""/s""#),
+                ("type", r#""t""#),
+                ("data", r#"{"From_Account":"u","GroupName":["a"]}"#),
+            ];
+            fields.retain(|(key, _)| *key != changed);
+            if !value.is_empty() {
+                fields.push((changed, value));
+            }
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|(key, value)| format!("\"{key}\":{value}"))
+                .collect();
+            structured(&format!("{{{}}}", fields.join(",")))
+        };
+        let text = "a string that is not empty";
+        for (key, value, expect) in [
+            (
+                "datacontenttype",
+                r#""Application/JSON; charset=utf-8""#,
+                String::new(),
+            ),
+            (
+                "datacontenttype",
+                r#""application/vnd.x+json""#,
+                String::new(),
+            ),
+            (
+                "datacontenttype",
+                r#""text/xml""#,
+                "`datacontenttype` is not a content type of JSON".into(),
+            ),
+            (
+                "datacontenttype",
+                "1",
+                "`datacontenttype` is not a content type of JSON".into(),
+            ),
+            (
+                "specversion",
+                r#""0.3""#,
+                "`specversion` is not `1.0`, the only version of CloudEvents that is read".into(),
+            ),
+            ("specversion", "1.0", format!("`specversion` is not {text}")),
+            ("id", "", "`id` is missing".into()),
+            ("id", r#""""#, format!("`id` is not {text}")),
+            ("source", "7", format!("`source` is not {text}")),
+            ("type", "null", format!("`type` is not {text}")),
+            ("data", "", "`data` is missing".into()),
+            ("data", "[]", "`data` is not a JSON object".into()),
+            (
+                "data_base64",
+                r#""e30=""#,
+                "`data_base64` is not read: an event stands in `data`, as JSON".into(),
+            ),
+        ] {
+            let found = envelope(key, value);
+            let said = found
+                .event
+                .map_or_else(|err| err.to_string(), |_| String::new());
+            assert_eq!(said, expect, "{key}: {value}");
+            assert_eq!(found.cloudevents_id.is_some(), expect.is_empty());
+        }
+        // The envelope is whole; what it carries is none of ours.
+        let found = envelope("data", r#"{"From_Account":"u"}"#);
+        assert_eq!(found.event, Err(Malformed::Missing("GroupName")));
+        assert_eq!(found.cloudevents_id.as_deref(), Some("e-1"));
+    }
+
+    #[test]
+    fn headers_name_an_event_in_binary_mode() {
+        let read = |version: &str, body: &[u8]| {
+            let headers = [("ce-specversion", version), ("ce-id", "e-1")];
+            let headers = headers.map(|(name, value)| (name, value.to_owned()));
+            let declared = Declared {
+                binary: super::super::cloudevent::Binary::of(&headers.into_iter()),
+                ..Declared::default()
+            };
+            decode_message(body, &declared, AllGroups::Accepted)
+        };
+        let good = br#"{"From_Account":"u","GroupName":["a"]}"#;
+        let found = read("1.0", good);
+        assert_eq!(found.cloudevents_id.as_deref(), Some("e-1"));
+        assert_eq!(found.event, decode(good));
+        assert_eq!(read("1.0", b"{}").cloudevents_id.as_deref(), Some("e-1"));
+        let wrong = read("2.0", good);
+        assert_eq!(wrong.cloudevents_id, None);
+        assert!(matches!(
+            wrong.event,
+            Err(Malformed::WrongType {
+                key: "specversion",
+                ..
+            })
+        ));
+    }
+
+    #[test]
     fn debug_output_names_nobody() {
         let event = decode(br#"{"From_Account":"alice","GroupName":["secret"]}"#).unwrap();
-        assert_eq!(format!("{event:?}"), "DeleteGroups { groups: 1, .. }");
+        assert_eq!(
+            format!("{event:?}"),
+            "DeleteGroups { target: Named(1), .. }"
+        );
         assert_eq!(
             format!("{:?}", event.all_left()),
-            "NamesLeft { groups: 1, .. }"
+            "NamesLeft { target: Named(1), .. }"
         );
     }
 
@@ -767,12 +1004,12 @@ mod tests {
         #[test]
         fn what_is_encoded_decodes_to_the_same(user in ".{1,20}", groups in proptest::collection::hash_set(".{1,20}", 1..9)) {
             let groups: Vec<String> = groups.into_iter().collect();
-            let body = DeleteGroups::encode(&user, &groups).unwrap();
+            let body = DeleteGroups::encode(&user, Target::Named(&groups), None).unwrap();
             let event = decode(&body).unwrap();
-            prop_assert_eq!((event.user(), event.groups()), (user.as_str(), groups.as_slice()));
+            prop_assert_eq!((event.user(), event.names()), (user.as_str(), groups.as_slice()));
             let rewritten = event.left(&[0]).rewritten();
             let one = decode(rewritten.as_deref().unwrap_or(&body)).unwrap();
-            prop_assert_eq!((one.user(), one.groups()), (user.as_str(), &groups[..1]));
+            prop_assert_eq!((one.user(), one.names()), (user.as_str(), &groups[..1]));
         }
     }
 }

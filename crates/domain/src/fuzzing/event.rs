@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::{assert_silent, with_secret};
-use crate::message::{DeleteGroups, GROUPS_MAX, NamesLeft, decode};
+use crate::message::{DeleteGroups, GROUPS_MAX, NamesLeft, Target, decode};
 
 /// `data` is a body.
 ///
@@ -24,10 +24,17 @@ pub fn event(data: &[u8]) {
 
 fn within_bounds(event: &DeleteGroups) {
     assert!(!event.user().is_empty(), "the user is empty");
-    assert!((1..=GROUPS_MAX).contains(&event.groups().len()));
-    assert!(event.groups().iter().all(|group| !group.is_empty()));
-    let different: HashSet<&String> = event.groups().iter().collect();
-    assert_eq!(different.len(), event.groups().len(), "a name is repeated");
+    let Target::Named(names) = event.target() else {
+        assert!(event.names().is_empty());
+        return;
+    };
+    assert!((1..=GROUPS_MAX).contains(&names.len()));
+    assert!(names.iter().all(|name| !name.is_empty()));
+    let different: HashSet<&String> = names.iter().collect();
+    assert_eq!(different.len(), names.len(), "a name is repeated");
+    let places: Vec<usize> = (0..names.len()).map(|it| event.first_place(it)).collect();
+    assert!(places.is_sorted_by(|one, next| one < next));
+    assert!(places.iter().all(|&place| place < GROUPS_MAX));
 }
 
 /// Another reader of JSON finds the same.
@@ -44,35 +51,47 @@ fn says_what_is_written(event: &DeleteGroups, body: &[u8]) {
             names.push(name);
         }
     }
-    assert_eq!(names, event.groups());
+    assert_eq!(names, event.names());
+    let all = event.target() == Target::All;
+    assert_eq!(value["AllGroups"].as_bool(), all.then_some(true));
+    assert_eq!(value.get("GroupName").is_none(), all);
+    assert_eq!(
+        value.get("NotAfter").is_some(),
+        event.not_after_ms().is_some()
+    );
 }
 
 fn copies_carry_the_names_left(event: &DeleteGroups, body: &[u8]) {
-    let all: Vec<usize> = (0..event.groups().len()).collect();
+    let whole = event.all_left();
+    assert_eq!(whole.rewritten(), None);
+    reads_as(&whole.bare(), event, &whole);
+    let all: Vec<usize> = (0..event.names().len()).collect();
+    if all.is_empty() {
+        return;
+    }
     for places in [&all[..1], &all[all.len() / 2..], &all] {
         let left = event.left(places);
-        let carried: Vec<&String> = places.iter().map(|&place| &event.groups()[place]).collect();
-        assert_eq!(left.groups().iter().collect::<Vec<_>>(), carried);
+        let carried: Vec<&String> = places.iter().map(|&place| &event.names()[place]).collect();
+        assert_eq!(left.names().iter().collect::<Vec<_>>(), carried);
         assert_eq!(left.rewritten().is_none(), *places == all[..]);
         let rewritten = left.rewritten();
         let copy = rewritten.as_deref().unwrap_or(body);
-        let again = reads_as(copy, event.user(), &left);
+        let again = reads_as(copy, event, &left);
         assert!(copy.len() <= body.len(), "a copy is longer than the event");
         assert_eq!(all_else(copy), all_else(body));
         if places.len() > 1 {
             let (once, twice) = (event.left(&places[..1]), again.left(&[0]));
             assert_eq!(once, twice, "a copy of a copy differs");
         }
-        reads_as(&left.bare(), event.user(), &left);
-        let encoded = DeleteGroups::encode(event.user(), left.groups());
-        assert_eq!(encoded, Ok(left.bare()), "what is left can't be published");
+        reads_as(&left.bare(), event, &left);
     }
 }
 
 /// Reads a copy that carries what is left.
-fn reads_as(copy: &[u8], user: &str, left: &NamesLeft) -> DeleteGroups {
+fn reads_as(copy: &[u8], event: &DeleteGroups, left: &NamesLeft) -> DeleteGroups {
     let read = decode(copy).expect("a copy can be read");
-    assert_eq!((read.user(), read.groups()), (user, left.groups()));
+    assert_eq!((read.user(), read.target()), (event.user(), left.target()));
+    assert_eq!(read.not_after_ms(), event.not_after_ms());
     read
 }
 
