@@ -63,7 +63,9 @@ impl Page {
     pub(super) fn json(&self) -> String {
         let numbered = || (self.start.saturating_add(1)..).zip(&self.groups);
         let reply = Reply {
-            contact_item: numbered().map(|(id, _)| Contact::made_up(id)).collect(),
+            contact_item: numbered()
+                .map(|(id, _)| Conversation::made_up(id))
+                .collect(),
             group_item: numbered()
                 .map(|(group_id, group_name)| GroupItem {
                     group_name,
@@ -84,7 +86,7 @@ impl Page {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Reply<'a> {
-    contact_item: Vec<Contact>,
+    contact_item: Vec<Conversation>,
     group_item: Vec<GroupItem<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     complete_flag: Option<u8>,
@@ -104,7 +106,7 @@ pub(super) struct GroupItem<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Contact {
+struct Conversation {
     /// 1: one-to-one, 2: group.
     r#type: u8,
     #[serde(rename = "To_Account", skip_serializing_if = "Option::is_none")]
@@ -117,7 +119,7 @@ struct Contact {
     timestamp: u64,
 }
 
-impl Contact {
+impl Conversation {
     /// A conversation in the group with this id.
     fn made_up(group_id: u64) -> Self {
         let is_group = group_id.is_multiple_of(2);
