@@ -17,6 +17,15 @@ pub(super) struct Answer {
     pub(super) info: String,
 }
 
+/// A body as JSON text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Text<'a> {
+    /// One JSON object, so far as it was read.
+    pub(super) json: Cow<'a, str>,
+    /// Whether it is not the body byte for byte: U+FFFD stands for what could not be read in its strings.
+    pub(super) is_mended: bool,
+}
+
 const NO_ANSWER: &str = "no JSON object with an ErrorCode";
 const NO_NUMBER: &str = "the ErrorCode is no whole number";
 const TWO_CODES: &str = "two different ErrorCodes";
@@ -32,10 +41,25 @@ const MORE_BEHIND: &str = "ErrorCode 0, and something behind the JSON object";
 /// # Errors
 /// Why it is no answer, without a word of it.
 pub(super) fn read(body: &[u8], all: bool) -> Result<Answer, &'static str> {
+    first_answer(body, all, ' ').map(|(answer, _)| answer)
+}
+
+/// Reads a body as [`read`] does, and returns the text that the answer was read from for what else stands in it.
+///
+/// A control character in a string is U+FFFD in this text, and no space: whoever reads a name sees that it could not be read.
+///
+/// # Errors
+/// Those of [`read`].
+pub(super) fn read_with_text(body: &[u8], all: bool) -> Result<(Answer, Text<'_>), &'static str> {
+    first_answer(body, all, char::REPLACEMENT_CHARACTER)
+}
+
+/// The first reading of a body that is an answer. `control` stands for a control character in a string.
+fn first_answer(body: &[u8], all: bool, control: char) -> Result<(Answer, Text<'_>), &'static str> {
     let mut problem = None;
-    for text in readings(body) {
-        match read_text(&text, all) {
-            Ok(answer) => return Ok(answer),
+    for text in readings(body, control) {
+        match read_text(&text.json, all) {
+            Ok(answer) => return Ok((answer, text)),
             Err(why) => problem = problem.or(Some(why)),
         }
     }
@@ -43,13 +67,20 @@ pub(super) fn read(body: &[u8], all: bool) -> Result<Answer, &'static str> {
 }
 
 /// The ways to read a body as text, the strictest first. They are made one by one: a good answer needs the first only.
-fn readings(body: &[u8]) -> impl Iterator<Item = Cow<'_, str>> {
+fn readings(body: &[u8], control: char) -> impl Iterator<Item = Text<'_>> {
     const BOM: &[u8] = "\u{feff}".as_bytes();
     let body = body.strip_prefix(BOM).unwrap_or(body);
-    let exact = std::str::from_utf8(body).ok().map(Cow::Borrowed);
+    let exact = std::str::from_utf8(body).ok().map(|text| Text {
+        json: text.into(),
+        is_mended: false,
+    });
+    let mended = move |text: &str| Text {
+        json: tidy(text, control).into(),
+        is_mended: true,
+    };
     let is_utf8 = exact.is_some();
-    let lossy = std::iter::once_with(|| tidy(&String::from_utf8_lossy(body)).into());
-    let double_byte = std::iter::once_with(|| tidy(&without_double_bytes(body)).into());
+    let lossy = std::iter::once_with(move || mended(&String::from_utf8_lossy(body)));
+    let double_byte = std::iter::once_with(move || mended(&without_double_bytes(body)));
     let double_byte = double_byte.filter(move |_| !is_utf8);
     exact.into_iter().chain(lossy).chain(double_byte)
 }
@@ -69,9 +100,9 @@ fn without_double_bytes(body: &[u8]) -> String {
     text
 }
 
-/// JSON without what its strings may not hold: control characters become spaces, which they are outside strings as well;
+/// JSON without what its strings may not hold: control characters become `control` in strings, and spaces outside;
 /// the backslash of an escape that stands for nothing becomes U+FFFD.
-fn tidy(text: &str) -> String {
+fn tidy(text: &str, control: char) -> String {
     let mut tidied = String::with_capacity(text.len());
     let mut in_string = false;
     let mut rest = text.chars();
@@ -86,7 +117,7 @@ fn tidy(text: &str) -> String {
                 }
                 None => tidied.push(char::REPLACEMENT_CHARACTER),
             },
-            '\0'..=' ' => tidied.push(' '),
+            '\0'..'\x20' => tidied.push(if in_string { control } else { ' ' }),
             _ => {
                 in_string ^= char == '"';
                 tidied.push(char);
@@ -193,7 +224,7 @@ fn string(json: &RawValue) -> Option<String> {
 }
 
 /// A string in which half of a surrogate pair is no fault: read as bytes, it comes as what can't be UTF-8.
-struct Lossy(String);
+pub(super) struct Lossy(pub(super) String);
 
 impl<'de> Deserialize<'de> for Lossy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -298,6 +329,28 @@ mod tests {
             around(r#"{""#, b"\xff", r#"":1,"ErrorCode":51011}"#),
             Ok((51011, "")),
         );
+    }
+
+    #[test]
+    fn the_text_of_an_answer_shows_what_could_not_be_read() {
+        let text = |body: &[u8]| {
+            let (_, text) = read_with_text(body, true).unwrap();
+            (text.json.into_owned(), text.is_mended)
+        };
+        for (body, json, is_mended) in [
+            (
+                &b"{\"ErrorCode\":0,\n\"X\":\"\xe7\xbe\xa4\"}"[..],
+                "{\"ErrorCode\":0,\n\"X\":\"群\"}",
+                false,
+            ),
+            (
+                b"{\"ErrorCode\":0,\n\"X\":\"a\nb \xe7\"}",
+                "{\"ErrorCode\":0, \"X\":\"a\u{fffd}b \u{fffd}\"}",
+                true,
+            ),
+        ] {
+            assert_eq!(text(body), (json.to_owned(), is_mended));
+        }
     }
 
     #[test]

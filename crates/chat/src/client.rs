@@ -1,4 +1,5 @@
-//! One call: `POST /v4/recentcontact/del_contact_group` for one user and one group.
+//! The calls: `POST /v4/recentcontact/del_contact_group` for one user and one group, and
+//! `POST /v4/recentcontact/get_contact_group` for a page of one user's groups.
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use url::Url;
 use super::answer::{self, Answer};
 use super::connects::{ConnectLayer, OnConnect};
 use super::endpoint::Endpoint;
+use super::page::{self, Page, PageAsked};
 use super::proxy::{Proxy, ProxyError};
 use super::signer::{Signer, UserSig};
 use crate::settings::Im;
@@ -23,11 +25,15 @@ use convgroup_domain::reply::Reply;
 use convgroup_host::limits::{Limit, limit_in_panic};
 use convgroup_host::trust::{self, NobodyTrusted, Peer};
 
-const PATH: &str = "/v4/recentcontact/del_contact_group";
+const DELETE_PATH: &str = "/v4/recentcontact/del_contact_group";
+const LIST_PATH: &str = "/v4/recentcontact/get_contact_group";
 /// How long an idle connection is kept (contract): shorter than what middle boxes and the API's front end grant.
 const POOL_IDLE: Duration = Duration::from_secs(15);
-/// Longest reply that is read, in bytes; a real one has about 200.
-const REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Longest reply to a deletion that is read, in bytes; a real one has about 200.
+const DELETE_REPLY_BYTES_MAX: usize = 64 * 1024;
+/// Longest reply to a list that is read, in bytes. It carries conversations of some hundred bytes each, and the API does not say
+/// how many there are on a page: this is room for ten thousand. Memory grows with what arrives.
+const LIST_REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Why a body that is compressed is no answer.
 const ENCODED: &str = "its Content-Encoding was not asked for";
 /// Longest text about a connection that did not come about, in bytes.
@@ -53,6 +59,16 @@ pub struct Call {
     pub took: Duration,
     /// The signature it carried.
     pub usersig: UserSig,
+}
+
+/// A finished list of one page.
+#[derive(Debug)]
+pub struct Listed {
+    /// The call. Its reply is an answer with code 0 exactly when there is a page; a page that can't be relied on is a
+    /// [`Reply::BadBody`].
+    pub call: Call,
+    /// What the page says.
+    pub page: Option<Page>,
 }
 
 /// Why no call can be made.
@@ -82,7 +98,8 @@ pub enum SetupError {
 pub struct ChatClient {
     pooled: Client,
     fresh: Client,
-    url: Url,
+    delete_url: Url,
+    list_url: Url,
     route: Route,
     /// Signs the calls.
     pub signer: Signer,
@@ -148,11 +165,35 @@ impl fmt::Display for Route {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct DeleteBody<'a> {
     #[serde(rename = "From_Account")]
     user: &'a str,
     #[serde(rename = "GroupName")]
     groups: [&'a str; 1],
+}
+
+#[derive(Serialize)]
+struct ListBody<'a> {
+    #[serde(rename = "From_Account")]
+    user: &'a str,
+    #[serde(rename = "StartIndex")]
+    start_index: u64,
+}
+
+/// A call that was made, and the body that came back, if one did.
+struct Exchange {
+    received: Result<Received, Reply>,
+    started: Instant,
+    took: Duration,
+    usersig: UserSig,
+}
+
+/// The body of a reply with status 200.
+struct Received {
+    body: Vec<u8>,
+    /// Whether this is all of it, or only its beginning.
+    all: bool,
+    is_encoded: bool,
 }
 
 impl ChatClient {
@@ -167,9 +208,8 @@ impl ChatClient {
         connections_max: usize,
         on_connect: &OnConnect,
     ) -> Result<Self, SetupError> {
-        let mut url =
-            Url::parse(&format!("{}{PATH}", im.endpoint.as_str())).map_err(SetupError::Url)?;
-        let route = Route::to(&im.endpoint, &url).map_err(SetupError::Proxy)?;
+        let (delete_url, list_url) = (url(im, DELETE_PATH)?, url(im, LIST_PATH)?);
+        let route = Route::to(&im.endpoint, &delete_url).map_err(SetupError::Proxy)?;
         if let Some(proxy) = &route.proxy {
             tracing::info!(im.proxy = %proxy, "calls to the API go through a proxy");
         }
@@ -194,13 +234,11 @@ impl ChatClient {
                 .build()
                 .map_err(|err| SetupError::Http(err.without_url().to_string()))
         };
-        url.query_pairs_mut()
-            .append_pair("sdkappid", &im.sdk_app_id.to_string())
-            .append_pair("identifier", &im.identifier);
         Ok(Self {
             pooled: builder(connections_max)?,
             fresh: builder(0)?,
-            url,
+            delete_url,
+            list_url,
             route,
             signer,
             identifier: im.identifier.clone(),
@@ -221,17 +259,35 @@ impl ChatClient {
 
     /// Deletes one group of one user. Takes at most `im.timeout`.
     pub async fn delete(&self, user: &str, group: &str, via: Via) -> Call {
+        let groups = [group];
+        let body = json(&DeleteBody { user, groups });
+        let exchange = self.call(&self.delete_url, body, DELETE_REPLY_BYTES_MAX, via);
+        exchange
+            .await
+            .read(|body, all, usersig| (said(body, all, usersig), ()))
+            .0
+    }
+
+    /// Asks for one page of the groups of one user. Takes at most `im.timeout`.
+    ///
+    /// The whole list begins with [`PageAsked::FIRST`] and goes on with [`PageAsked::followed_by`] while [`Page::next`] says so.
+    pub async fn list(&self, user: &str, asked: PageAsked, via: Via) -> Listed {
+        let start_index = asked.start_index;
+        let body = json(&ListBody { user, start_index });
+        let exchange = self.call(&self.list_url, body, LIST_REPLY_BYTES_MAX, via);
+        let read = |body: &[u8], all, usersig: &str| listed(body, all, usersig, asked);
+        let (call, page) = exchange.await.read(read);
+        Listed { call, page }
+    }
+
+    /// Makes one call and receives at most `bytes_max` of its reply.
+    async fn call(&self, url: &Url, body: Vec<u8>, bytes_max: usize, via: Via) -> Exchange {
         let usersig = self.signer.current();
-        let mut url = self.url.clone();
+        let mut url = url.clone();
         url.query_pairs_mut()
             .append_pair("usersig", usersig.expose())
             .append_pair("random", &rand::random::<u32>().to_string())
             .append_pair("contenttype", "json");
-        let body = serde_json::to_vec(&Body {
-            user,
-            groups: [group],
-        })
-        .expect("strings always serialize");
         let client = match via {
             Via::Pooled => &self.pooled,
             Via::Fresh => &self.fresh,
@@ -245,16 +301,16 @@ impl ChatClient {
             .body(body);
         // The API's name is looked up on a thread of its own; where none can be started, the libraries panic.
         let sent = AssertUnwindSafe(request.send()).catch_unwind().await;
-        let reply = match sent {
-            Ok(Ok(response)) => read(response, &usersig, &self.route).await,
-            Ok(Err(err)) => fault(err, &self.route),
+        let received = match sent {
+            Ok(Ok(response)) => receive(response, bytes_max, &self.route).await,
+            Ok(Err(err)) => Err(fault(err, &self.route)),
             Err(panicked) => match limit_in_panic(&*panicked) {
-                Some(limit) => Reply::Connect(limit.advice().to_owned()),
+                Some(limit) => Err(Reply::Connect(limit.advice().to_owned())),
                 None => resume_unwind(panicked),
             },
         };
-        Call {
-            reply,
+        Exchange {
+            received,
             started,
             took: started.elapsed(),
             usersig,
@@ -262,17 +318,60 @@ impl ChatClient {
     }
 }
 
-async fn read(mut response: Response, usersig: &UserSig, route: &Route) -> Reply {
+impl Exchange {
+    /// The call as it ended. `read` says what a body means, given whether it is all there, and the signature that is not to be
+    /// repeated; where none came, there is nothing beside the reply.
+    fn read<T: Default>(self, read: impl FnOnce(&[u8], bool, &str) -> (Reply, T)) -> (Call, T) {
+        let (reply, more) = match self.received {
+            Err(reply) => (reply, T::default()),
+            Ok(received) => match read(&received.body, received.all, self.usersig.expose()) {
+                (Reply::BadBody(_), more) if received.is_encoded => (Reply::BadBody(ENCODED), more),
+                said => said,
+            },
+        };
+        let call = Call {
+            reply,
+            started: self.started,
+            took: self.took,
+            usersig: self.usersig,
+        };
+        (call, more)
+    }
+}
+
+/// The URL of a call, up to what each call has of its own.
+fn url(im: &Im, path: &str) -> Result<Url, SetupError> {
+    let url = Url::parse(&format!("{}{path}", im.endpoint.as_str()));
+    let mut url = url.map_err(SetupError::Url)?;
+    url.query_pairs_mut()
+        .append_pair("sdkappid", &im.sdk_app_id.to_string())
+        .append_pair("identifier", &im.identifier);
+    Ok(url)
+}
+
+fn json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("strings and numbers always serialize")
+}
+
+/// The body of a reply with status 200, of which at most `bytes_max` are read.
+///
+/// # Errors
+/// There is none: it has another status, or broke off.
+async fn receive(
+    mut response: Response,
+    bytes_max: usize,
+    route: &Route,
+) -> Result<Received, Reply> {
     let status = response.status();
     let (mut body, mut all) = (Vec::new(), true);
     loop {
         match response.chunk().await {
             // A status says enough, whether its body comes or not. One that is read to its end leaves the connection usable.
             Err(_) | Ok(None) if status != StatusCode::OK => break,
-            Err(err) => return fault(err, route),
+            Err(err) => return Err(fault(err, route)),
             Ok(None) => break,
             Ok(Some(chunk)) => {
-                let left = REPLY_BYTES_MAX - body.len();
+                let left = bytes_max - body.len();
                 body.extend_from_slice(&chunk[..chunk.len().min(left)]);
                 all = chunk.len() <= left;
             }
@@ -282,12 +381,13 @@ async fn read(mut response: Response, usersig: &UserSig, route: &Route) -> Reply
         }
     }
     if status != StatusCode::OK {
-        return Reply::HttpStatus(status.as_u16());
+        return Err(Reply::HttpStatus(status.as_u16()));
     }
-    match said(&body, all, usersig.expose()) {
-        Reply::BadBody(_) if is_encoded(&response) => Reply::BadBody(ENCODED),
-        reply => reply,
-    }
+    Ok(Received {
+        body,
+        all,
+        is_encoded: is_encoded(&response),
+    })
 }
 
 /// What the body of a reply with status 200 says, of which `all` was read or only the beginning; its text without the signature.
@@ -298,6 +398,29 @@ pub(crate) fn said(body: &[u8], all: bool, usersig: &str) -> Reply {
             info: without(usersig, &info),
         },
         Err(why) => Reply::BadBody(why),
+    }
+}
+
+/// What the body of a reply to a list says, as [`said`] does, and the page that was asked for. There is a page exactly when the
+/// reply is an answer with code 0.
+pub(crate) fn listed(
+    body: &[u8],
+    all: bool,
+    usersig: &str,
+    asked: PageAsked,
+) -> (Reply, Option<Page>) {
+    let (Answer { code, info }, text) = match answer::read_with_text(body, all) {
+        Ok(answer) => answer,
+        Err(why) => return (Reply::BadBody(why), None),
+    };
+    let info = without(usersig, &info);
+    let reply = Reply::Answer { code, info };
+    if code != 0 {
+        return (reply, None);
+    }
+    match page::read(&text, asked) {
+        Ok(page) => (reply, Some(page)),
+        Err(why) => (Reply::BadBody(why), None),
     }
 }
 
@@ -397,6 +520,51 @@ fn stage(err: &(dyn Error + 'static)) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_has_a_page_exactly_when_its_code_is_0() {
+        const PAGE: &str = r#""GroupItem":[{"GroupName":"a"}],"CompleteFlag":1"#;
+        let answer = |code, info: &str| Reply::Answer {
+            code,
+            info: info.to_owned(),
+        };
+        for (body, all, expected) in [
+            (
+                format!(r#"{{{PAGE},"ErrorCode":0}}"#),
+                true,
+                Some(answer(0, "")),
+            ),
+            // A failure needs no page, and repeats no signature.
+            (
+                r#"{"ErrorCode":50001,"ErrorInfo":"at ?usersig=SIG&x"}"#.to_owned(),
+                true,
+                Some(answer(50001, "at ?…&x")),
+            ),
+            (
+                format!(r#"{{{PAGE},"ErrorCode":"60007"}}"#),
+                true,
+                Some(answer(60007, "")),
+            ),
+            (r#"{"ErrorCode":0}"#.to_owned(), true, None),
+            (
+                format!(r#"{{{PAGE},"ErrorCode":0,"ActionStatus":"FAIL"}}"#),
+                true,
+                None,
+            ),
+            (format!(r#"{{{PAGE},"ErrorCode":0}}{{}}"#), true, None),
+            (format!(r#"{{{PAGE},"ErrorCode":0}}"#), false, None),
+            (format!("{{{PAGE}}}"), true, None),
+            (String::new(), true, None),
+        ] {
+            let (reply, page) = listed(body.as_bytes(), all, "SIG", PageAsked::FIRST);
+            let is_success = matches!(reply, Reply::Answer { code: 0, .. });
+            assert_eq!(page.is_some(), is_success, "{body}");
+            match expected {
+                Some(expected) => assert_eq!(reply, expected, "{body}"),
+                None => assert!(matches!(reply, Reply::BadBody(_)), "{body}: {reply:?}"),
+            }
+        }
+    }
 
     /// An error with a text and what caused it.
     #[derive(Debug)]

@@ -7,6 +7,7 @@ pub mod connects;
 pub mod endpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod page;
 pub mod probe;
 mod proxy;
 pub mod ready;

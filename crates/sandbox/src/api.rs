@@ -1,4 +1,4 @@
-//! Where a call is decided: faults, then the checks in the API's order, then the deletion.
+//! Where a call is decided: faults, then the checks in the API's order, then what is asked for.
 
 use std::time::{Duration, Instant};
 
@@ -7,11 +7,12 @@ use rand::rngs::StdRng;
 use serde::Serialize;
 
 use super::access::Access;
-use super::call::Call;
+use super::call::{Call, CallKind};
 use super::config::{Config, Latency};
 use super::counters::{CallRecord, Counters};
-use super::fault::{Effect, Fault, Faults, Raw};
+use super::fault::{Effect, Fault, Faults, Raw, Target};
 use super::limit::SlidingSecond;
+use super::page::{self, GroupItem, Page};
 use super::refusal::Refusal;
 use super::store::Store;
 
@@ -23,6 +24,7 @@ pub(super) struct Api {
     pub(super) counters: Counters,
     pub(super) calls: Vec<CallRecord>,
     pub(super) calls_per_second: u32,
+    pub(super) list_page_size: u32,
     pub(super) latency: Latency,
     record: bool,
     admitted: SlidingSecond,
@@ -53,6 +55,14 @@ pub(super) enum What {
     Hang,
 }
 
+/// What was done for a call.
+enum Done {
+    /// The group is gone; it had this id.
+    Deleted { group_id: u64 },
+    /// A page of the list.
+    Listed(Page),
+}
+
 impl Api {
     pub(super) fn new(config: Config) -> Self {
         Self {
@@ -62,6 +72,7 @@ impl Api {
             counters: Counters::default(),
             calls: Vec::new(),
             calls_per_second: config.calls_per_second,
+            list_page_size: config.list_page_size,
             latency: config.latency,
             record: config.record,
             admitted: SlidingSecond::default(),
@@ -72,22 +83,31 @@ impl Api {
 
     /// Decides a call that arrived at `now`, which is `now_s` in Unix seconds.
     pub(super) fn answer(&mut self, call: &Call, now: Instant, now_s: u64) -> Answer {
-        let (user, group) = (call.user.as_deref(), call.group.as_deref());
-        let probe = user.is_some_and(|user| self.access.is_admin(user));
-        let (what, code, deleted, fault) = match self.faults.strike(user, group, probe) {
+        let user = call.user.as_deref();
+        let target = Target {
+            kind: call.kind,
+            user,
+            group: call.group.as_deref(),
+            page: call
+                .start
+                .map(|start| page::number(start, self.list_page_size)),
+            is_probe: user.is_some_and(|user| self.access.is_admin(user)),
+        };
+        let (what, code, deleted, fault) = match self.faults.strike(&target) {
             Some((fault, effect)) => {
-                let deleted = effect == Effect::After && self.decide(call, now, now_s).is_ok();
+                let page = self.page(call);
+                let done = (effect == Effect::After).then(|| self.decide(call, now, now_s));
+                let deleted = matches!(done, Some(Ok(Done::Deleted { .. })));
                 let label = fault.label();
-                let (what, code) = faulty(fault, call);
+                let (what, code) = faulty(fault, call, page);
                 (what, code, deleted, Some(label))
             }
             None => match self.decide(call, now, now_s) {
-                Ok(group_id) => (
-                    What::Json(success(group.unwrap_or_default(), group_id)),
-                    Some(0),
-                    true,
-                    None,
-                ),
+                Ok(Done::Deleted { group_id }) => {
+                    let group = target.group.unwrap_or_default();
+                    (What::Json(success(group, group_id)), Some(0), true, None)
+                }
+                Ok(Done::Listed(page)) => (What::Json(page.json()), Some(0), false, None),
                 Err(Refusal { code, info }) => {
                     (What::Json(failure(code, info)), Some(code), false, None)
                 }
@@ -95,12 +115,14 @@ impl Api {
         };
         let record = CallRecord {
             instant: now,
+            kind: call.kind,
             user: call.user.clone(),
             group: call.group.clone(),
+            page: target.page,
             code,
             fault,
             deleted,
-            probe,
+            probe: target.is_probe,
         };
         self.counters
             .count(&record, what.http_status(), self.arrived.add(now));
@@ -119,7 +141,7 @@ impl Api {
         self.arrived = SlidingSecond::default();
     }
 
-    fn decide(&mut self, call: &Call, now: Instant, now_s: u64) -> Result<u64, Refusal> {
+    fn decide(&mut self, call: &Call, now: Instant, now_s: u64) -> Result<Done, Refusal> {
         self.access.check(&call.query, now_s)?;
         if self.calls_per_second > 0 && !self.admitted.admit(now, self.calls_per_second) {
             return Err(Refusal::TOO_FAST);
@@ -127,11 +149,36 @@ impl Api {
         if let Some(refusal) = call.fault {
             return Err(refusal);
         }
-        let (user, group) = (
-            call.user.as_deref().unwrap_or_default(),
-            call.group.as_deref().unwrap_or_default(),
-        );
-        self.store.delete(user, group, self.access.is_admin(user))
+        let user = call.user.as_deref().unwrap_or_default();
+        let user_is_admin = self.access.is_admin(user);
+        match call.kind {
+            CallKind::Delete => {
+                let group = call.group.as_deref().unwrap_or_default();
+                let group_id = self.store.delete(user, group, user_is_admin)?;
+                Ok(Done::Deleted { group_id })
+            }
+            CallKind::List => {
+                let groups = self.store.list(user, user_is_admin)?;
+                let page = self.page_of(groups, call);
+                if page.is_last() {
+                    self.store.listed(user);
+                }
+                Ok(Done::Listed(page))
+            }
+        }
+    }
+
+    /// The page that a list asks for, as it is now; without groups where there is no such user.
+    fn page(&self, call: &Call) -> Page {
+        let groups = call
+            .user
+            .as_deref()
+            .and_then(|user| self.store.groups(user));
+        self.page_of(groups.unwrap_or_default(), call)
+    }
+
+    fn page_of(&self, groups: Vec<String>, call: &Call) -> Page {
+        Page::of(groups, call.start.unwrap_or_default(), self.list_page_size)
     }
 }
 
@@ -146,7 +193,8 @@ impl What {
     }
 }
 
-fn faulty(fault: Fault, call: &Call) -> (What, Option<i64>) {
+/// `page` is the honest one, for the faults of lists.
+fn faulty(fault: Fault, call: &Call, page: Page) -> (What, Option<i64>) {
     let coded = |code, info: &str| (What::Json(failure(code, info)), Some(code));
     match fault {
         Fault::Code { code, info } => coded(code, &info),
@@ -162,10 +210,12 @@ fn faulty(fault: Fault, call: &Call) -> (What, Option<i64>) {
         Fault::Reset => (What::Reset, None),
         Fault::Close => (What::Close, None),
         Fault::Hang => (What::Hang, None),
+        Fault::StuckIndex => (What::Json(page.stuck().json()), Some(0)),
+        Fault::NoCompleteFlag => (What::Json(page.without_flag().json()), Some(0)),
     }
 }
 
-/// The API's answer, in the order of its fields.
+/// The API's answer to a deletion, and to a list that failed, in the order of its fields.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Reply<'a> {
@@ -174,13 +224,6 @@ struct Reply<'a> {
     action_status: &'a str,
     error_code: i64,
     error_info: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct GroupItem<'a> {
-    group_name: &'a str,
-    group_id: u64,
 }
 
 fn success(group_name: &str, group_id: u64) -> String {
@@ -212,7 +255,61 @@ fn json(reply: &Reply<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use convgroup_chat::usersig;
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::config::DEMO_SECRET_KEY;
+
+    #[test]
+    fn deletions_and_lists_share_one_limit() {
+        let config = Config {
+            permissive: true,
+            ..Config::default()
+        };
+        let admin = config.admins[0].clone();
+        let (app, now_s) = (config.sdk_app_id, 1_700_000_000);
+        let usersig = usersig::sign(app, DEMO_SECRET_KEY, &admin, now_s, 600);
+        let uri = format!(
+            "/?sdkappid={app}&identifier={admin}&usersig={usersig}&random=1&contenttype=json"
+        );
+        let (mut api, start) = (Api::new(config), Instant::now());
+        let mut groups = 0..;
+        let mut code = |kind, after_ms| {
+            let body = match kind {
+                CallKind::Delete => {
+                    let group = groups.next().map(|number| format!("g{number}"));
+                    json!({ "From_Account": "u", "GroupName": [group] })
+                }
+                CallKind::List => json!({ "From_Account": "u", "StartIndex": 0 }),
+            };
+            let call = Call::read(kind, uri.parse().unwrap(), body.to_string().into());
+            let answer = api.answer(&call, start + Duration::from_millis(after_ms), now_s);
+            let What::Json(json) = answer.what else {
+                panic!("no answer: {:?}", answer.what);
+            };
+            let json: Value = serde_json::from_str(&json).unwrap();
+            json["ErrorCode"].as_i64().unwrap()
+        };
+        for at_ms in 0..100 {
+            assert_eq!(code(CallKind::List, at_ms), 0, "at {at_ms} ms");
+            assert_eq!(code(CallKind::Delete, at_ms), 0, "at {at_ms} ms");
+        }
+        for (kind, at_ms, expect) in [
+            (CallKind::List, 999, 60007),
+            (CallKind::Delete, 999, 60007),
+            // The two calls of the first millisecond are a second old.
+            (CallKind::Delete, 1000, 0),
+            (CallKind::List, 1000, 0),
+            (CallKind::List, 1000, 60007),
+            (CallKind::Delete, 1000, 60007),
+        ] {
+            assert_eq!(code(kind, at_ms), expect, "{kind:?} at {at_ms} ms");
+        }
+        assert_eq!((api.counters.calls, api.counters.lists), (206, 103));
+        assert_eq!(api.counters.lists_by_code, [(0, 101), (60007, 2)].into());
+        assert_eq!(api.counters.by_code, [(0, 101), (60007, 2)].into());
+    }
 
     #[test]
     fn answers_look_like_the_service_s_own() {

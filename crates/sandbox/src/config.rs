@@ -24,10 +24,13 @@ pub struct Config {
     pub admins: Vec<String>,
     /// The limit in calls per sliding second, default 200; 0 switches it off.
     pub calls_per_second: u32,
+    /// How many groups a page of a list has, default 100; 0 puts all of them on one page.
+    pub list_page_size: u32,
     /// How long an answer takes; default none.
     pub latency: Latency,
     /// Every user exists and has every group until it is deleted, except the admins; default off.
     ///
+    /// A list names only the groups that a user was given and that are not deleted; of a user that was given none it is empty.
     /// Takes about 16 bytes for each deletion.
     pub permissive: bool,
     /// Keep every call for [`Sandbox::calls`](super::Sandbox::calls); default off, since it takes memory without bound.
@@ -46,6 +49,7 @@ impl Default for Config {
             secret_key: DEMO_SECRET_KEY.into(),
             admins: vec!["administrator".to_owned()],
             calls_per_second: 200,
+            list_page_size: 100,
             latency: Latency::default(),
             permissive: false,
             record: false,

@@ -6,10 +6,12 @@
 //! | `GET /sandbox/counters` | | [`Counters`] |
 //! | `POST /sandbox/counters/reset` | | 204 |
 //! | `PUT /sandbox/limit` | `{"calls_per_second":200}`, 0 = off | 204 |
+//! | `PUT /sandbox/list-page-size` | `{"list_page_size":100}`, 0 = all on one page | 204 |
 //! | `PUT /sandbox/latency` | `{"min_ms":0,"max_ms":50}` | 204 |
 //! | `PUT /sandbox/credentials` | `{"secret_key":"…","admins":["…"]}`, either may be left out | 204 |
 //! | `POST /sandbox/users` | NDJSON `{"user":"user15","groups":["a","b"]}` | `{"users":1}` |
 //! | `DELETE /sandbox/users` | | 204 |
+//! | `POST /sandbox/after-list` | `{"user":"user15","groups":["a"],"times":3}`, `times` is 1 where it is left out | 204 |
 //! | `GET /sandbox/users/{user}` | | `{"user":"user15","groups":["a"]}` or 404 |
 //! | `GET /sandbox/faults` | | a list of [`RuleState`] |
 //! | `POST /sandbox/faults` | a [`Rule`] | 201 `{"id":1}` |
@@ -49,10 +51,12 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/sandbox/counters", get(counters))
         .route("/sandbox/counters/reset", post(reset_counters))
         .route("/sandbox/limit", put(set_limit))
+        .route("/sandbox/list-page-size", put(set_list_page_size))
         .route("/sandbox/latency", put(set_latency))
         .route("/sandbox/credentials", put(set_credentials))
         .route("/sandbox/users", post(add_users).delete(clear_users))
         .route("/sandbox/users/{user}", get(user))
+        .route("/sandbox/after-list", post(add_after_list))
         .route(
             "/sandbox/faults",
             get(faults).post(add_fault).delete(clear_faults),
@@ -78,6 +82,17 @@ struct Limit {
 
 async fn set_limit(State(shared): App, body: Bytes) -> Result<StatusCode, Refused> {
     shared.api().calls_per_second = read::<Limit>(&body)?.calls_per_second;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListPageSize {
+    list_page_size: u32,
+}
+
+async fn set_list_page_size(State(shared): App, body: Bytes) -> Result<StatusCode, Refused> {
+    shared.api().list_page_size = read::<ListPageSize>(&body)?.list_page_size;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -121,12 +136,40 @@ async fn user(State(shared): App, Path(user): Path<String>) -> Result<Json<Value
     Ok(Json(json!({ "user": user, "groups": groups })))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AfterList {
+    user: String,
+    groups: Vec<String>,
+    #[serde(default = "once")]
+    times: u64,
+}
+
+const fn once() -> u64 {
+    1
+}
+
+async fn add_after_list(State(shared): App, body: Bytes) -> Result<StatusCode, Refused> {
+    let AfterList {
+        user,
+        groups,
+        times,
+    } = read(&body)?;
+    let added = shared.api().store.add_after_list(&user, &groups, times);
+    added.map_err(refuse)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn faults(State(shared): App) -> Json<Vec<RuleState>> {
     Json(shared.api().faults.list())
 }
 
 async fn add_fault(State(shared): App, body: Bytes) -> Result<(StatusCode, Json<Value>), Refused> {
-    let id = shared.api().faults.add(read::<Rule>(&body)?);
+    let rule: Rule = read(&body)?;
+    if let Some(why) = rule.contradiction() {
+        return Err((StatusCode::BAD_REQUEST, format!("{why}\n")));
+    }
+    let id = shared.api().faults.add(rule);
     Ok((StatusCode::CREATED, Json(json!({ "id": id }))))
 }
 

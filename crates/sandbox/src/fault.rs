@@ -8,6 +8,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use super::call::CallKind;
+
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
@@ -37,6 +39,10 @@ pub enum Fault {
     Echo(i64),
     /// `{"raw":{"body":"…"}}`: exactly this reply.
     Raw(Raw),
+    /// `"stuck_index"`, for lists only: the page with `CompleteFlag` 0 and the `NextStartIndex` that was asked for.
+    StuckIndex,
+    /// `"no_complete_flag"`, for lists only: the page without its `CompleteFlag`.
+    NoCompleteFlag,
 }
 
 /// A reply as it goes out. In JSON the body is `"body":"text"` or `"base64":"…"`; `status` is 200 and `headers` are none where
@@ -100,18 +106,25 @@ impl Fault {
             Self::Truncated => "truncated".to_owned(),
             Self::Echo(code) => format!("echo_{code}"),
             Self::Raw(_) => "raw".to_owned(),
+            Self::StuckIndex => "stuck_index".to_owned(),
+            Self::NoCompleteFlag => "no_complete_flag".to_owned(),
         }
+    }
+
+    fn is_for_lists_only(&self) -> bool {
+        matches!(self, Self::StuckIndex | Self::NoCompleteFlag)
     }
 }
 
-/// When a fault strikes: before the checks and the deletion, or in the place of the honest answer.
+/// When a fault strikes: before the checks and what is asked for, or in the place of the honest answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// Nothing is checked and nothing is deleted.
     #[default]
     Before,
-    /// The call is checked and the group deleted; only the answer goes wrong.
+    /// The call is checked and the group deleted; only the answer goes wrong. A list deletes nothing, but counts as one:
+    /// [groups that come after it](super::Sandbox::add_after_list) come.
     After,
 }
 
@@ -136,12 +149,18 @@ pub enum Probes {
 pub struct Rule {
     /// What goes wrong.
     pub what: Fault,
+    /// Only deletions, or only lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<CallKind>,
     /// Only calls for this user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Only calls for this group.
+    /// Only calls for this group, which are deletions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Only lists of this page, counted from 0: see [`CallRecord::page`](super::CallRecord::page).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u64>,
     /// Let so many matching calls pass first.
     #[serde(default)]
     pub skip: u64,
@@ -163,19 +182,30 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule that strikes every call.
+    /// A rule that strikes every call that the fault is for.
     #[must_use]
     pub fn new(what: Fault) -> Self {
         Self {
             what,
+            call: None,
             user: None,
             group: None,
+            page: None,
             skip: 0,
             times: None,
             probability: always(),
             seed: 0,
             effect: Effect::default(),
             probes: None,
+        }
+    }
+
+    /// Only deletions, or only lists.
+    #[must_use]
+    pub fn call(self, kind: CallKind) -> Self {
+        Self {
+            call: Some(kind),
+            ..self
         }
     }
 
@@ -188,11 +218,20 @@ impl Rule {
         }
     }
 
-    /// Only calls for this group.
+    /// Only calls for this group, which are deletions.
     #[must_use]
     pub fn group(self, group: &str) -> Self {
         Self {
             group: Some(group.to_owned()),
+            ..self
+        }
+    }
+
+    /// Only lists of this page, counted from 0.
+    #[must_use]
+    pub fn page(self, page: u64) -> Self {
+        Self {
+            page: Some(page),
             ..self
         }
     }
@@ -240,10 +279,25 @@ impl Rule {
         }
     }
 
-    fn matches(&self, user: Option<&str>, group: Option<&str>, is_probe: bool) -> bool {
+    /// Why it can never strike, if it can't: what it asks for fits no call.
+    pub(super) fn contradiction(&self) -> Option<&'static str> {
+        let is_for_deletions = self.call == Some(CallKind::Delete) || self.group.is_some();
+        let is_for_lists = self.call == Some(CallKind::List)
+            || self.page.is_some()
+            || self.what.is_for_lists_only();
+        let text = "the rule can never strike: a group is named by deletions only, and only lists have pages and their faults";
+        (is_for_deletions && is_for_lists).then_some(text)
+    }
+
+    fn matches(&self, target: &Target<'_>) -> bool {
         let is = |wanted: &Option<String>, given: Option<&str>| {
             wanted.as_deref().is_none_or(|it| given == Some(it))
         };
+        let is_list = target.kind == CallKind::List;
+        let by_kind = self.call.is_none_or(|kind| kind == target.kind)
+            && (is_list || !self.what.is_for_lists_only());
+        let by_page = self.page.is_none() || self.page == target.page;
+        let is_probe = target.is_probe;
         let by_probe = match self.probes {
             Some(Probes::Included) => true,
             Some(Probes::Excluded) => !is_probe,
@@ -251,8 +305,21 @@ impl Rule {
             // Who names an admin's account means its probes.
             None => !is_probe || self.group.is_none() || self.user.is_some(),
         };
-        by_probe && is(&self.user, user) && is(&self.group, group)
+        let by_name = is(&self.user, target.user) && is(&self.group, target.group);
+        by_kind && by_page && by_probe && by_name
     }
+}
+
+/// What rules look at in a call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) kind: CallKind,
+    pub(super) user: Option<&'a str>,
+    /// None of a list.
+    pub(super) group: Option<&'a str>,
+    /// None of a deletion.
+    pub(super) page: Option<u64>,
+    pub(super) is_probe: bool,
 }
 
 /// A rule in effect and what it has done so far.
@@ -306,14 +373,9 @@ impl Faults {
     }
 
     /// The fault that strikes this call, if any: that of the first rule which does not let it pass.
-    pub(super) fn strike(
-        &mut self,
-        user: Option<&str>,
-        group: Option<&str>,
-        is_probe: bool,
-    ) -> Option<(Fault, Effect)> {
+    pub(super) fn strike(&mut self, target: &Target<'_>) -> Option<(Fault, Effect)> {
         let at = self.rules.iter_mut().position(|(state, rng)| {
-            if !state.rule.matches(user, group, is_probe) {
+            if !state.rule.matches(target) {
                 return false;
             }
             state.matched += 1;
@@ -341,7 +403,7 @@ fn always() -> f64 {
 #[serde(
     untagged,
     expecting = "a fault is {\"code\":N,\"info\":\"…\"}, {\"http_status\":N}, {\"echo\":N}, {\"raw\":{\"body\":\"…\"}} or one of \"reset\", \
-                 \"close\", \"hang\", \"garbage\", \"huge\", \"truncated\""
+                 \"close\", \"hang\", \"garbage\", \"huge\", \"truncated\", \"stuck_index\", \"no_complete_flag\""
 )]
 enum Wire {
     Code(WireCode),
@@ -440,6 +502,8 @@ enum Word {
     Garbage,
     Huge,
     Truncated,
+    StuckIndex,
+    NoCompleteFlag,
 }
 
 impl TryFrom<Wire> for Fault {
@@ -464,6 +528,8 @@ impl TryFrom<Wire> for Fault {
             Wire::Word(Word::Garbage) => Self::Garbage,
             Wire::Word(Word::Huge) => Self::Huge,
             Wire::Word(Word::Truncated) => Self::Truncated,
+            Wire::Word(Word::StuckIndex) => Self::StuckIndex,
+            Wire::Word(Word::NoCompleteFlag) => Self::NoCompleteFlag,
         })
     }
 }
@@ -484,6 +550,8 @@ impl From<Fault> for Wire {
             Fault::Garbage => Self::Word(Word::Garbage),
             Fault::Huge => Self::Word(Word::Huge),
             Fault::Truncated => Self::Word(Word::Truncated),
+            Fault::StuckIndex => Self::Word(Word::StuckIndex),
+            Fault::NoCompleteFlag => Self::Word(Word::NoCompleteFlag),
         }
     }
 }
@@ -523,12 +591,29 @@ impl From<Probes> for ProbesWire {
 mod tests {
     use super::*;
 
+    /// A deletion of `g` for `u`.
+    const DELETION: Target<'_> = Target {
+        kind: CallKind::Delete,
+        user: Some("u"),
+        group: Some("g"),
+        page: None,
+        is_probe: false,
+    };
+
+    /// The second page of a list for `u`.
+    const LIST: Target<'_> = Target {
+        kind: CallKind::List,
+        group: None,
+        page: Some(1),
+        ..DELETION
+    };
+
     /// Which of `calls` equal calls for `u` and `g` are struck.
     fn struck(rule: Rule, calls: usize) -> Vec<bool> {
         let mut faults = Faults::default();
         faults.add(rule);
         (0..calls)
-            .map(|_| faults.strike(Some("u"), Some("g"), false).is_some())
+            .map(|_| faults.strike(&DELETION).is_some())
             .collect()
     }
 
@@ -563,12 +648,13 @@ mod tests {
     fn probes_are_struck_unless_the_rule_is_about_somebody() {
         #[track_caller]
         fn check(rule: &Rule, probe: bool, other: bool) {
-            assert_eq!(
-                rule.matches(Some("admin"), Some("g"), true),
-                probe,
-                "{rule:?}"
-            );
-            assert_eq!(rule.matches(Some("u"), Some("g"), false), other, "{rule:?}");
+            let of_admin = Target {
+                user: Some("admin"),
+                is_probe: true,
+                ..DELETION
+            };
+            assert_eq!(rule.matches(&of_admin), probe, "{rule:?}");
+            assert_eq!(rule.matches(&DELETION), other, "{rule:?}");
         }
         let rule = Rule::new(Fault::Reset);
         check(&rule, true, true);
@@ -585,18 +671,44 @@ mod tests {
     }
 
     #[test]
+    fn rules_are_about_deletions_lists_or_both() {
+        #[track_caller]
+        fn check(rule: &Rule, deletion: bool, list: bool) {
+            assert_eq!(rule.matches(&DELETION), deletion, "{rule:?}");
+            assert_eq!(rule.matches(&LIST), list, "{rule:?}");
+            let other_page = Target {
+                page: Some(0),
+                ..LIST
+            };
+            let elsewhere = list && rule.page.is_none();
+            assert_eq!(rule.matches(&other_page), elsewhere, "{rule:?}");
+            let can_strike = deletion || list;
+            assert_eq!(rule.contradiction().is_none(), can_strike, "{rule:?}");
+        }
+        let (rule, stuck) = (Rule::new(Fault::Hang), Rule::new(Fault::StuckIndex));
+        check(&rule, true, true);
+        check(&rule.clone().user("u"), true, true);
+        check(&rule.clone().call(CallKind::Delete), true, false);
+        check(&rule.clone().call(CallKind::List), false, true);
+        check(&rule.clone().group("g"), true, false);
+        check(&rule.clone().page(1), false, true);
+        check(&stuck, false, true);
+        check(&Rule::new(Fault::NoCompleteFlag).page(1), false, true);
+        check(&rule.clone().group("g").page(1), false, false);
+        check(&rule.call(CallKind::Delete).page(1), false, false);
+        check(&stuck.group("g"), false, false);
+    }
+
+    #[test]
     fn the_first_rule_that_strikes_decides() {
         let mut faults = Faults::default();
         faults.add(Rule::new(Fault::Reset).times(1));
         let second = faults.add(Rule::new(Fault::Hang).after());
         assert_eq!(
-            faults.strike(None, None, false),
+            faults.strike(&DELETION),
             Some((Fault::Reset, Effect::Before))
         );
-        assert_eq!(
-            faults.strike(None, None, false),
-            Some((Fault::Hang, Effect::After))
-        );
+        assert_eq!(faults.strike(&LIST), Some((Fault::Hang, Effect::After)));
         assert_eq!(
             faults.list().len(),
             1,
@@ -604,7 +716,7 @@ mod tests {
         );
         assert!(faults.remove(second));
         assert!(!faults.remove(second));
-        assert_eq!(faults.strike(None, None, false), None);
+        assert_eq!(faults.strike(&DELETION), None);
     }
 
     #[test]
@@ -621,6 +733,18 @@ mod tests {
             );
         }
         check(r#"{"what":"reset"}"#, &Rule::new(Fault::Reset));
+        check(
+            r#"{"what":"stuck_index","call":"list","page":2}"#,
+            &Rule::new(Fault::StuckIndex).call(CallKind::List).page(2),
+        );
+        check(
+            r#"{"what":"no_complete_flag"}"#,
+            &Rule::new(Fault::NoCompleteFlag),
+        );
+        check(
+            r#"{"what":"hang","call":"delete","group":"g"}"#,
+            &Rule::new(Fault::Hang).call(CallKind::Delete).group("g"),
+        );
         check(r#"{"what":{"code":50004}}"#, &Rule::new(Fault::code(50004)));
         check(
             r#"{"what":{"http_status":502},"user":"u","probes":"only"}"#,
@@ -663,6 +787,11 @@ mod tests {
         check(r#"{"what":{"raw":{}}}"#, "either a body or base64");
         check(r#"{"what":{"raw":{"base64":"?"}}}"#, "base64 can't be read");
         check(r#"{"what":"hang","probes":"all"}"#, "probes is");
+        check(
+            r#"{"what":"hang","call":"probe"}"#,
+            "unknown variant `probe`",
+        );
+        check(r#"{"what":"hang","page":-1}"#, "invalid value");
         check(r#"{"what":"hang","time":1}"#, "unknown field `time`");
     }
 }

@@ -8,13 +8,16 @@
 //! ```text
 //! server   a connection, and the ways to break one
 //!   call     what the HTTP request says
-//!     api     faults, then the checks in the API's order, then the deletion
-//!       fault · access · limit · store · counters
+//!     api     faults, then the checks in the API's order, then what is asked for
+//!       fault · access · limit · store · page · counters
 //! ```
+//!
+//! Two calls are answered: `del_contact_group` deletes a group, `get_contact_group` lists a page of a user's groups. They share
+//! the checks, the limit and the faults.
 //!
 //! It is not a model of the service's capacity or consistency, and keeps nothing on disk.
 //!
-//! A group is deleted with the daemon's own client; then the API is made to fail:
+//! Groups are listed, and one is deleted, with the daemon's own client; then the API is made to fail:
 //!
 //! ```
 //! use std::error::Error;
@@ -24,6 +27,7 @@
 //! use convgroup_chat::client::{ChatClient, Via};
 //! use convgroup_chat::connects::OnConnect;
 //! use convgroup_chat::endpoint::Endpoint;
+//! use convgroup_chat::page::PageAsked;
 //! use convgroup_chat::signer::Signer;
 //! use convgroup_chat::settings::{Im, SecretSource};
 //! use convgroup_domain::reply::Reply;
@@ -45,6 +49,9 @@
 //!     let on_connect: OnConnect = Arc::new(|_| {});
 //!     let client = ChatClient::new(&im, signer, 1, &on_connect)?;
 //!
+//!     let listed = client.list("user15", PageAsked::FIRST, Via::Pooled).await;
+//!     assert_eq!(listed.page.map(|page| page.groups), Some(vec!["work".to_owned(), "family".to_owned()]));
+//!
 //!     let call = client.delete("user15", "work", Via::Pooled).await;
 //!     assert_eq!(call.reply, Reply::Answer { code: 0, info: String::new() });
 //!     assert_eq!(sandbox.groups("user15"), Some(vec!["family".to_owned()]));
@@ -64,6 +71,7 @@ mod control;
 mod counters;
 mod fault;
 mod limit;
+mod page;
 mod refusal;
 mod seed;
 mod server;
@@ -78,6 +86,7 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use access::Credentials;
+pub use call::CallKind;
 pub use config::{Config, DEMO_SECRET_KEY, Latency, LatencyError};
 pub use counters::{CallRecord, Counters};
 pub use fault::{Effect, Fault, Probes, Raw, Rule, RuleState};
@@ -137,6 +146,20 @@ impl Sandbox {
     /// When a group name is longer than the API's 32 bytes.
     pub fn add_user(&self, user: &str, groups: &[&str]) -> Result<(), NameTooLong> {
         self.shared.api().store.add_user(user, groups)
+    }
+
+    /// Gives `user` these groups after each of its next `times` lists: as if somebody made them between the list and the
+    /// deletions. A list has taken place when its last page was told; one that is refused is none.
+    ///
+    /// # Errors
+    /// When a group name is longer than the API's 32 bytes.
+    pub fn add_after_list(
+        &self,
+        user: &str,
+        groups: &[&str],
+        times: u64,
+    ) -> Result<(), NameTooLong> {
+        self.shared.api().store.add_after_list(user, groups, times)
     }
 
     /// Reads NDJSON lines `{"user":"user15","groups":["a","b"]}` and returns how many there were.
@@ -199,6 +222,11 @@ impl Sandbox {
     /// Sets the limit in calls per sliding second; 0 switches it off.
     pub fn set_limit(&self, calls_per_second: u32) {
         self.shared.api().calls_per_second = calls_per_second;
+    }
+
+    /// Sets how many groups a page of a list has; 0 puts all of them on one page.
+    pub fn set_list_page_size(&self, list_page_size: u32) {
+        self.shared.api().list_page_size = list_page_size;
     }
 
     /// Sets how long an answer takes, from the next call on.

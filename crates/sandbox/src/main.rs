@@ -27,19 +27,24 @@ const EXAMPLES: &str = r#"Examples:
     curl localhost:8700/sandbox/users/user15
     curl localhost:8700/sandbox/users --data-binary @users.ndjson
     curl localhost:8700/sandbox/limit -X PUT -d '{"calls_per_second":50}'
+    curl localhost:8700/sandbox/list-page-size -X PUT -d '{"list_page_size":7}'
     curl localhost:8700/sandbox/latency -X PUT -d '{"min_ms":0,"max_ms":500}'
     curl localhost:8700/sandbox/credentials -X PUT -d '{"secret_key":"rotated"}'
+    curl localhost:8700/sandbox/after-list -d '{"user":"user15","groups":["test0"],"times":3}'
 
   Faults, the first rule that strikes decides:
     curl localhost:8700/sandbox/faults -d '{"what":{"code":50004,"info":"busy"},"times":3}'
     curl localhost:8700/sandbox/faults -d '{"what":{"http_status":502},"probability":0.1,"seed":7}'
     curl localhost:8700/sandbox/faults -d '{"what":"reset","user":"user15","effect":"after"}'
     curl localhost:8700/sandbox/faults -d '{"what":"hang","probes":"only"}'
+    curl localhost:8700/sandbox/faults -d '{"what":"stuck_index","page":1}'
+    curl localhost:8700/sandbox/faults -d '{"what":{"code":50004},"call":"delete"}'
     curl localhost:8700/sandbox/faults
     curl localhost:8700/sandbox/faults -X DELETE
-  Others: "close", "garbage", "huge", "truncated", {"echo":50004}; "skip":N lets N calls pass first."#;
+  Others: "close", "garbage", "huge", "truncated", {"echo":50004}, {"raw":{"body":"{}"}}, and for lists "no_complete_flag".
+  "skip":N lets N calls pass first; "call":"delete" or "list" picks the call, "page":N the page of a list, from 0."#;
 
-/// A stand-in for the Tencent Cloud Chat server API that deletes conversation groups.
+/// A stand-in for the Tencent Cloud Chat server API that lists and deletes conversation groups.
 ///
 /// Users and groups are kept in memory, the UserSig and the limit are checked as by the service, and
 /// every fault can be had on demand.
@@ -87,6 +92,15 @@ struct Args {
     )]
     calls_per_second: u32,
 
+    /// How many groups a page of a list has, 0 for all of them
+    #[arg(
+        long,
+        env = "IM_SANDBOX_LIST_PAGE_SIZE",
+        value_name = "N",
+        default_value_t = 100
+    )]
+    list_page_size: u32,
+
     /// How long an answer takes, like 20ms or 0ms..50ms
     #[arg(
         long,
@@ -100,7 +114,7 @@ struct Args {
     #[arg(long, env = "IM_SANDBOX_SEED", value_name = "FILE")]
     seed: Option<PathBuf>,
 
-    /// Every user exists and has every group until it is deleted
+    /// Every user exists and has every group until it is deleted; a list names those it was given
     #[arg(long, env = "IM_SANDBOX_PERMISSIVE")]
     permissive: bool,
 
@@ -121,6 +135,7 @@ impl From<Args> for Config {
             secret_key: args.secret_key,
             admins: args.admin,
             calls_per_second: args.calls_per_second,
+            list_page_size: args.list_page_size,
             latency: args.latency,
             permissive: args.permissive,
             record: false,

@@ -30,6 +30,7 @@ refusals! {
     BODY_NOT_JSON = 60003, "parsing the request body as a JSON object failed";
     ACCOUNT_INVALID = 60015, "From_Account must be a string";
     NAMES_INVALID = 50002, "GroupName must be a list of exactly one string";
+    START_INVALID = 50002, "StartIndex must be a whole number from 0 on";
     NAMES_EMPTY = 51006, "GroupName is an empty list";
     NAME_TOO_LONG = 51011, "GroupName is longer than 32 bytes";
     USER_UNKNOWN = 50001, "From_Account does not exist";

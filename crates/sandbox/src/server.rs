@@ -27,13 +27,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use convgroup_host::clock::unix_s;
 
 use super::api::{Answer, What};
-use super::call::Call;
+use super::call::{Call, CallKind};
 use super::control;
 use super::fault::Raw;
 use super::shared::Shared;
-
-/// The only path of the API.
-const PATH: &str = "/v4/recentcontact/del_contact_group";
 
 /// The largest body of a call, in bytes; a real one has about 100.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -165,8 +162,8 @@ async fn respond(
     controls: Router,
 ) -> Response<Body> {
     link.idle_since.send_replace(None);
-    let response = if request.uri().path() == PATH {
-        respond_to_call(request, shared, link).await
+    let response = if let Some(kind) = CallKind::of(request.uri().path()) {
+        respond_to_call(kind, request, shared, link).await
     } else {
         let Ok(response) = TowerToHyperService::new(controls)
             .call(request.map(Body::new))
@@ -186,6 +183,7 @@ async fn respond(
 }
 
 async fn respond_to_call(
+    kind: CallKind,
     request: Request<Incoming>,
     shared: &Shared,
     link: &Link,
@@ -204,7 +202,7 @@ async fn respond_to_call(
     let Ok(body) = to_bytes(Body::new(body), BODY_BYTES_MAX).await else {
         return plain(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE);
     };
-    let call = Call::read(head.uri, body);
+    let call = Call::read(kind, head.uri, body);
     let Answer { what, latency } = decide(&call, shared);
     shared.changed.notify_waiters();
     if !latency.is_zero() {

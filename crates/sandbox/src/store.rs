@@ -18,6 +18,14 @@ pub(super) struct Store {
     /// with a probability of one in a hundred thousand.
     permissive: Option<HashSet<u64>>,
     hasher: RandomState,
+    after_lists: Vec<AfterList>,
+}
+
+/// Groups that a user gets when its list was told.
+struct AfterList {
+    user: String,
+    groups: Vec<String>,
+    times: u64,
 }
 
 impl Store {
@@ -45,7 +53,52 @@ impl Store {
         if let Some(of_user) = self.users.get_mut(user) {
             of_user.extend(groups.iter().map(AsRef::as_ref));
         }
+        if let Some(deleted) = &mut self.permissive {
+            for group in groups {
+                deleted.remove(&self.hasher.hash_one((user, group.as_ref())));
+            }
+        }
         Ok(())
+    }
+
+    /// Gives `user` these groups after each of its next `times` lists.
+    pub(super) fn add_after_list(
+        &mut self,
+        user: &str,
+        groups: &[impl AsRef<str>],
+        times: u64,
+    ) -> Result<(), NameTooLong> {
+        let groups = groups.iter().map(|group| group.as_ref().to_owned());
+        let groups: Vec<String> = groups.collect();
+        if groups
+            .iter()
+            .any(|group| group.len() > GROUP_NAME_BYTES_MAX)
+        {
+            return Err(NameTooLong);
+        }
+        if times > 0 {
+            self.after_lists.push(AfterList {
+                user: user.to_owned(),
+                groups,
+                times,
+            });
+        }
+        Ok(())
+    }
+
+    /// Does what is to be done after a list of `user` was told to its end.
+    pub(super) fn listed(&mut self, user: &str) {
+        let of_user = |after: &&mut AfterList| after.user == user;
+        let mut come = Vec::new();
+        for after in self.after_lists.iter_mut().filter(of_user) {
+            after.times -= 1;
+            come.extend_from_slice(&after.groups);
+        }
+        self.after_lists.retain(|after| after.times > 0);
+        if !come.is_empty() {
+            self.add_user(user, &come)
+                .expect("the names were looked at when they came");
+        }
     }
 
     pub(super) fn groups(&self, user: &str) -> Option<Vec<String>> {
@@ -58,8 +111,18 @@ impl Store {
         )
     }
 
+    /// The groups that a list tells; an admin's account always exists, and everybody's in a permissive store.
+    pub(super) fn list(&self, user: &str, user_is_admin: bool) -> Result<Vec<String>, Refusal> {
+        match self.groups(user) {
+            Some(groups) => Ok(groups),
+            None if user_is_admin || self.permissive.is_some() => Ok(Vec::new()),
+            None => Err(Refusal::USER_UNKNOWN),
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.users.clear();
+        self.after_lists.clear();
         if let Some(deleted) = &mut self.permissive {
             deleted.clear();
         }
@@ -75,6 +138,10 @@ impl Store {
         if let Some(deleted) = &mut self.permissive
             && !user_is_admin
         {
+            // Those it was given are listed until they are deleted.
+            if let Some(groups) = self.users.get_mut(user) {
+                groups.remove(group);
+            }
             return if deleted.insert(self.hasher.hash_one((user, group))) {
                 Ok(1)
             } else {
@@ -166,5 +233,60 @@ mod tests {
         );
         store.clear();
         assert_eq!(store.delete("u", "a", false), Ok(1));
+    }
+
+    #[test]
+    fn a_permissive_store_lists_the_groups_that_were_given() {
+        let mut store = Store::new(true);
+        assert_eq!(store.list("u", false), Ok(vec![]));
+        assert_eq!(store.list("admin", true), Ok(vec![]));
+        store.add_user("u", &["a", "b"]).unwrap();
+        assert_eq!(store.delete("u", "a", false), Ok(1));
+        assert_eq!(store.delete("u", "other", false), Ok(1));
+        assert_eq!(store.list("u", false), Ok(vec!["b".to_owned()]));
+        store.add_user("u", &["a"]).unwrap();
+        assert_eq!(store.list("u", false).unwrap(), ["b", "a"]);
+        assert_eq!(store.delete("u", "a", false), Ok(1), "it was given again");
+        assert_eq!(
+            store.delete("u", "other", false),
+            Err(Refusal::GROUP_UNKNOWN)
+        );
+    }
+
+    #[test]
+    fn a_list_is_of_somebody() {
+        let mut store = Store::new(false);
+        store.add_user("u", &["a", "b"]).unwrap();
+        store.add_user("empty", &[] as &[&str]).unwrap();
+        assert_eq!(store.list("u", false).unwrap(), ["a", "b"]);
+        assert_eq!(store.list("empty", false), Ok(vec![]));
+        assert_eq!(store.list("admin", true), Ok(vec![]));
+        assert_eq!(store.list("v", false), Err(Refusal::USER_UNKNOWN));
+    }
+
+    #[test]
+    fn groups_come_after_so_many_lists() {
+        let mut store = Store::new(false);
+        store.add_user("u", &["a"]).unwrap();
+        store.add_after_list("u", &["b"], 2).unwrap();
+        store.add_after_list("u", &["c", "a"], 1).unwrap();
+        store.add_after_list("u", &["d"], 0).unwrap();
+        store.add_after_list("u", &[] as &[&str], 1).unwrap();
+        store.add_after_list("v", &["e"], 1).unwrap();
+        let long = "x".repeat(33);
+        assert_eq!(store.add_after_list("u", &[long], 1), Err(NameTooLong));
+        store.listed("u");
+        assert_eq!(store.groups("u").unwrap(), ["a", "b", "c"]);
+        store.delete("u", "b", false).unwrap();
+        store.delete("u", "c", false).unwrap();
+        store.listed("u");
+        assert_eq!(store.groups("u").unwrap(), ["a", "b"]);
+        store.delete("u", "b", false).unwrap();
+        store.listed("u");
+        assert_eq!(store.groups("u").unwrap(), ["a"]);
+        assert_eq!(store.groups("v"), None);
+        store.clear();
+        store.listed("v");
+        assert_eq!(store.groups("v"), None);
     }
 }

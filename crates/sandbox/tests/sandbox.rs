@@ -1,13 +1,21 @@
 //! The sandbox as its clients see it: over TCP, in plain bytes, so that every way to break a connection can be told.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use convgroup_chat::client::{ChatClient, Listed, Via};
+use convgroup_chat::endpoint::Endpoint;
+use convgroup_chat::page::PageAsked;
+use convgroup_chat::settings::{Im, SecretSource};
+use convgroup_chat::signer::Signer;
 use convgroup_chat::usersig;
+use convgroup_domain::reply::Reply as ChatReply;
 use im_sandbox::{
-    Config, Credentials, DEMO_SECRET_KEY, Effect, Fault, Latency, Probes, Rule, Sandbox,
+    CallKind, Config, Credentials, DEMO_SECRET_KEY, Effect, Fault, Latency, Probes, Raw, Rule,
+    Sandbox,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +24,8 @@ use tokio::time::timeout;
 
 const APP: u64 = 1_400_000_000;
 const ADMIN: &str = "administrator";
+const DELETE_PATH: &str = "/v4/recentcontact/del_contact_group";
+const LIST_PATH: &str = "/v4/recentcontact/get_contact_group";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A sandbox with `user15` and its groups `a`, `b` and `c`.
@@ -64,14 +74,19 @@ impl Query {
     }
 
     fn path(&self) -> String {
+        self.path_of(DELETE_PATH)
+    }
+
+    fn list_path(&self) -> String {
+        self.path_of(LIST_PATH)
+    }
+
+    fn path_of(&self, call: &str) -> String {
         let pairs = self
             .0
             .iter()
             .filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)));
-        format!(
-            "/v4/recentcontact/del_contact_group?{}",
-            pairs.collect::<Vec<_>>().join("&")
-        )
+        format!("{call}?{}", pairs.collect::<Vec<_>>().join("&"))
     }
 }
 
@@ -93,6 +108,35 @@ impl Reply {
         let code = json["ErrorCode"].as_i64().expect("a code");
         assert_eq!(json["ActionStatus"], if code == 0 { "OK" } else { "FAIL" });
         code
+    }
+}
+
+/// What a page of a list says.
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    names: Vec<String>,
+    /// Of a list that goes on.
+    next: Option<u64>,
+}
+
+impl Reply {
+    fn page(&self) -> Page {
+        assert_eq!(self.code(), 0);
+        let json = self.json();
+        let groups = json["GroupItem"].as_array().expect("groups").iter();
+        let name = |group: &Value| group["GroupName"].as_str().expect("a name").to_owned();
+        let next = json["NextStartIndex"].as_u64().expect("an index");
+        let next = match json["CompleteFlag"].as_u64().expect("a flag") {
+            0 => Some(next),
+            flag => {
+                assert_eq!((flag, next), (1, 0));
+                None
+            }
+        };
+        Page {
+            names: groups.map(name).collect(),
+            next,
+        }
     }
 }
 
@@ -163,6 +207,26 @@ impl Client {
             .await
     }
 
+    async fn list(&mut self, user: &str, start: u64) -> Reply {
+        let body = list_body(user, start);
+        self.exchange("POST", &Query::good().list_path(), &body)
+            .await
+    }
+
+    /// All groups of a list and how many pages it had.
+    async fn list_all(&mut self, user: &str) -> (Vec<String>, usize) {
+        let (mut names, mut start) = (Vec::new(), 0);
+        for pages in 1..=50 {
+            let page = self.list(user, start).await.page();
+            names.extend(page.names);
+            match page.next {
+                Some(next) => start = next,
+                None => return (names, pages),
+            }
+        }
+        panic!("a list without an end");
+    }
+
     /// All bytes until the end of the connection, and how it ended.
     async fn rest(&mut self) -> (Vec<u8>, std::io::Result<()>) {
         let mut bytes = Vec::new();
@@ -175,6 +239,40 @@ impl Client {
 
 fn body(user: &str, group: &str) -> String {
     json!({ "From_Account": user, "GroupName": [group] }).to_string()
+}
+
+fn list_body(user: &str, start: u64) -> String {
+    json!({ "From_Account": user, "StartIndex": start }).to_string()
+}
+
+/// `count` names: `g00`, `g01` and so on.
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("g{number:02}")).collect()
+}
+
+/// A sandbox with `user15` and a user `many` who has 20 groups, seven a page.
+async fn with_pages(config: Config) -> Sandbox {
+    let sandbox = sandbox(Config {
+        list_page_size: 7,
+        ..config
+    })
+    .await;
+    let line = json!({ "user": "many", "groups": names(20) }).to_string();
+    assert_eq!(sandbox.seed(line.as_bytes()).expect("a good line"), 1);
+    sandbox
+}
+
+/// The daemon's own client.
+fn chat_client(sandbox: &Sandbox) -> ChatClient {
+    let im = Im {
+        endpoint: Endpoint::from_base_url(&sandbox.base_url()).expect("an address"),
+        sdk_app_id: APP,
+        identifier: ADMIN.to_owned(),
+        secret: SecretSource::Value(DEMO_SECRET_KEY.into()),
+        timeout: PATIENCE,
+    };
+    let signer = Signer::new(&im, Box::new(|_| {})).expect("a key");
+    ChatClient::new(&im, signer, 1, &(Arc::new(|_| {}) as _)).expect("a client")
 }
 
 #[tokio::test]
@@ -435,6 +533,353 @@ async fn a_permissive_sandbox_has_every_group_once() {
     assert_eq!(client.delete("anybody", "anything").await.code(), 0);
     assert_eq!(client.delete("anybody", "anything").await.code(), 51009);
     assert_eq!(client.delete(ADMIN, "anything").await.code(), 51009);
+
+    // Only what was given can be listed.
+    assert_eq!(client.list_all("anybody").await, (vec![], 1));
+    assert_eq!(client.list_all(ADMIN).await, (vec![], 1));
+    assert_eq!(client.delete("user15", "b").await.code(), 0);
+    let left = vec!["a".to_owned(), "c".to_owned()];
+    assert_eq!(client.list_all("user15").await, (left, 1));
+}
+
+#[tokio::test]
+async fn a_list_comes_in_pages() {
+    let sandbox = with_pages(Config::default()).await;
+    let mut client = Client::connect(&sandbox).await;
+    let first = client.list("many", 0).await;
+    assert!(first.head.contains("content-type: application/json"));
+    let json = first.json();
+    assert_eq!(
+        json["GroupItem"][6],
+        json!({ "GroupName": "g06", "GroupId": 7 })
+    );
+    assert_eq!(json["ContactItem"][0]["ContactGroupId"], json!([1]));
+    let all = names(20);
+    for (start, end, next) in [
+        (0, 7, Some(7)),
+        (7, 14, Some(14)),
+        (14, 20, None),
+        (5, 12, Some(12)),
+        (20, 20, None),
+    ] {
+        let expected = Page {
+            names: all[start..end].to_vec(),
+            next,
+        };
+        let page = client.list("many", start as u64).await.page();
+        assert_eq!(page, expected, "from {start} on");
+    }
+    assert_eq!(client.list_all("many").await, (all.clone(), 3));
+
+    for (size, pages) in [(1, 20), (20, 1), (19, 2), (0, 1)] {
+        let size = json!({ "list_page_size": size }).to_string();
+        let set = client.exchange("PUT", "/sandbox/list-page-size", &size);
+        assert_eq!(set.await.status, 204);
+        assert_eq!(
+            client.list_all("many").await,
+            (all.clone(), pages),
+            "{size}"
+        );
+    }
+    let bad = client.exchange("PUT", "/sandbox/list-page-size", r#"{"list_page_size":-1}"#);
+    assert_eq!(bad.await.status, 400);
+    assert_eq!(sandbox.groups("many").unwrap(), all, "nothing was deleted");
+}
+
+#[tokio::test]
+async fn a_list_is_of_a_user_there_is() {
+    let sandbox = sandbox(Config::default()).await;
+    sandbox.add_user("empty", &[]).unwrap();
+    let mut client = Client::connect(&sandbox).await;
+    assert_eq!(
+        client.list("empty", 0).await.json(),
+        json!({
+            "ContactItem": [], "GroupItem": [], "CompleteFlag": 1, "NextStartIndex": 0,
+            "ActionStatus": "OK", "ErrorCode": 0, "ErrorInfo": "",
+        })
+    );
+    assert_eq!(client.list_all(ADMIN).await, (vec![], 1));
+    let refused = client.list("nobody", 0).await;
+    assert_eq!(refused.code(), 50001);
+    assert!(refused.json().get("CompleteFlag").is_none());
+
+    let three = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+    assert_eq!(client.list_all("user15").await, (three, 1));
+    for group in ["a", "b", "c"] {
+        assert_eq!(client.delete("user15", group).await.code(), 0);
+    }
+    assert_eq!(client.list_all("user15").await, (vec![], 1));
+}
+
+#[tokio::test]
+async fn a_list_is_checked_like_a_deletion() {
+    let sandbox = sandbox(Config::default()).await;
+    let mut client = Client::connect(&sandbox).await;
+    let good = Query::good();
+    let signed = |key, who| Query::signed(key, who, now_s());
+    for (code, query, body) in [
+        (60012, good.clone().with("sdkappid", None), "not json"),
+        (70002, good.clone().with("usersig", None), "not json"),
+        (70009, signed("wrong", ADMIN), "not json"),
+        (70001, Query::signed(DEMO_SECRET_KEY, ADMIN, 0), "not json"),
+        (50003, signed(DEMO_SECRET_KEY, "user15"), "not json"),
+        (60009, good.clone().with("random", None), "not json"),
+        (60003, good.clone(), "not json"),
+        (60015, good.clone(), r#"{"StartIndex":0}"#),
+        (50002, good.clone(), r#"{"From_Account":"user15"}"#),
+        (
+            50002,
+            good.clone(),
+            r#"{"From_Account":"user15","StartIndex":"0"}"#,
+        ),
+        (
+            50002,
+            good.clone(),
+            r#"{"From_Account":"user15","StartIndex":-1}"#,
+        ),
+        (50001, good.clone(), &list_body("nobody", 0)),
+        (0, good, &list_body("user15", 0)),
+    ] {
+        let reply = client.exchange("POST", &query.list_path(), body).await;
+        assert_eq!(reply.code(), code, "{body} at {}", query.list_path());
+    }
+    let other_method = client.exchange("GET", &Query::good().list_path(), "").await;
+    assert_eq!(other_method.status, 405);
+}
+
+#[tokio::test]
+async fn lists_and_deletions_share_the_limit() {
+    let sandbox = sandbox(Config {
+        calls_per_second: 4,
+        permissive: true,
+        record: true,
+        ..Config::default()
+    })
+    .await;
+    let mut client = Client::connect(&sandbox).await;
+    let mut throttled = HashSet::new();
+    for number in 0.. {
+        if client.list("u", 0).await.code() == 60007 {
+            throttled.insert(CallKind::List);
+        }
+        if client.delete("u", &format!("g{number}")).await.code() == 60007 {
+            throttled.insert(CallKind::Delete);
+        }
+        if throttled.len() == 2 {
+            break;
+        }
+    }
+    let calls = sandbox.calls();
+    let admitted = calls.iter().filter(|call| call.code == Some(0));
+    let admitted: Vec<_> = admitted.map(|call| call.instant).collect();
+    assert!(admitted.len() >= 4);
+    for five in admitted.windows(5) {
+        assert!(five[4].duration_since(five[0]) >= Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn faults_strike_single_pages_and_single_calls() {
+    let sandbox = with_pages(Config {
+        record: true,
+        ..Config::default()
+    })
+    .await;
+    let mut client = Client::connect(&sandbox).await;
+    sandbox.add_fault(Rule::new(Fault::code(1)).page(1).times(1));
+    sandbox.add_fault(Rule::new(Fault::code(2)).call(CallKind::Delete).times(1));
+    sandbox.add_fault(Rule::new(Fault::code(3)).group("g00").times(1));
+    sandbox.add_fault(
+        Rule::new(Fault::code(4))
+            .call(CallKind::List)
+            .skip(3)
+            .times(1),
+    );
+    for (start, code) in [(0, 0), (7, 1), (13, 0), (14, 0), (0, 4), (7, 0)] {
+        assert_eq!(client.list("many", start).await.code(), code, "{start}");
+    }
+    for code in [2, 3, 0] {
+        assert_eq!(client.delete("many", "g00").await.code(), code);
+    }
+    assert_eq!(sandbox.faults(), []);
+
+    // After: the list counts as one, and deletes nothing.
+    sandbox.add_after_list("many", &["new"], 1).unwrap();
+    sandbox.add_fault(Rule::new(Fault::HttpStatus(502)).page(2).after().times(1));
+    let reply = client.list("many", 14).await;
+    assert_eq!(reply.status, 502);
+    assert_eq!(sandbox.groups("many").unwrap()[18..], ["g19", "new"]);
+
+    let calls = sandbox.calls();
+    let lists = calls.iter().filter(|call| call.kind == CallKind::List);
+    let lists: Vec<_> = lists
+        .map(|call| (call.page, call.code, call.deleted, call.group.is_some()))
+        .collect();
+    assert_eq!(
+        lists,
+        [
+            (Some(0), Some(0), false, false),
+            (Some(1), Some(1), false, false),
+            (Some(1), Some(0), false, false),
+            (Some(2), Some(0), false, false),
+            (Some(0), Some(4), false, false),
+            (Some(1), Some(0), false, false),
+            (Some(2), None, false, false),
+        ]
+    );
+    let deletions = calls.iter().filter(|call| call.kind == CallKind::Delete);
+    let deletions: Vec<_> = deletions.map(|call| (call.page, call.deleted)).collect();
+    assert_eq!(deletions, [(None, false), (None, false), (None, true)]);
+    assert_eq!(calls[1].fault.as_deref(), Some("code_1"));
+
+    let counters = sandbox.counters();
+    assert_eq!((counters.calls, counters.lists), (10, 7));
+    assert_eq!(counters.lists_by_code, [(0, 4), (1, 1), (4, 1)].into());
+    assert_eq!(counters.by_code, [(0, 1), (2, 1), (3, 1)].into());
+}
+
+#[tokio::test]
+async fn lists_have_faults_of_their_own() {
+    let sandbox = with_pages(Config::default()).await;
+    let mut client = Client::connect(&sandbox).await;
+    let stuck = r#"{"what":"stuck_index","page":1}"#;
+    let reply = client.exchange("POST", "/sandbox/faults", stuck).await;
+    assert_eq!(reply.status, 201);
+    assert_eq!(client.list("many", 0).await.page().next, Some(7));
+    for _ in 0..2 {
+        let page = client.list("many", 7).await.page();
+        assert_eq!(page.names, names(14)[7..]);
+        assert_eq!(page.next, Some(7));
+    }
+    sandbox.clear_faults();
+
+    sandbox.add_fault(Rule::new(Fault::NoCompleteFlag).times(1));
+    assert_eq!(client.delete("many", "g00").await.code(), 0, "a deletion");
+    let json = client.list("many", 0).await.json();
+    assert!(json.get("CompleteFlag").is_none());
+    assert_eq!(json["GroupItem"].as_array().unwrap().len(), 7);
+    assert_eq!(client.list("many", 0).await.page().next, Some(7));
+
+    for never in [
+        r#"{"what":"stuck_index","call":"delete"}"#,
+        r#"{"what":"hang","group":"a","page":0}"#,
+    ] {
+        let reply = client.exchange("POST", "/sandbox/faults", never).await;
+        assert_eq!(reply.status, 400);
+        assert!(reply.body.contains("never strike"), "{}", reply.body);
+    }
+    let by_fault = sandbox.counters().by_fault;
+    assert_eq!(
+        (by_fault["stuck_index"], by_fault["no_complete_flag"]),
+        (2, 1)
+    );
+}
+
+#[tokio::test]
+async fn groups_come_back_after_a_list() {
+    let sandbox = sandbox(Config::default()).await;
+    sandbox.set_list_page_size(2);
+    let mut client = Client::connect(&sandbox).await;
+    let after = r#"{"user":"user15","groups":["a","new"],"times":2}"#;
+    let added = client.exchange("POST", "/sandbox/after-list", after).await;
+    assert_eq!(added.status, 204);
+    assert_eq!(
+        client.list("user15", 0).await.page().next,
+        Some(2),
+        "a list that goes on"
+    );
+    assert_eq!(sandbox.groups("user15").unwrap(), ["a", "b", "c"]);
+    // What comes while it is still there is no second one: it goes with the first.
+    for listed in [&["a", "b", "c"][..], &["new"], &["a"], &[]] {
+        let (names, _) = client.list_all("user15").await;
+        assert_eq!(names, listed);
+        for name in names {
+            assert_eq!(client.delete("user15", &name).await.code(), 0);
+        }
+    }
+    let once = r#"{"user":"fresh","groups":["x"]}"#;
+    client.exchange("POST", "/sandbox/after-list", once).await;
+    assert_eq!(client.list("fresh", 0).await.code(), 50001, "no list");
+    assert_eq!(sandbox.groups("fresh"), None);
+    let long = json!({ "user": "u", "groups": ["x".repeat(33)] }).to_string();
+    for bad in ["{}", r#"{"user":"u","groups":["a"],"time":1}"#, &long] {
+        let reply = client.exchange("POST", "/sandbox/after-list", bad).await;
+        assert_eq!(reply.status, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_lists_what_the_sandbox_has() {
+    let sandbox = with_pages(Config::default()).await;
+    let client = chat_client(&sandbox);
+    let (mut asked, mut found) = (PageAsked::FIRST, BTreeSet::new());
+    loop {
+        let Listed { call, page } = client.list("many", asked, Via::Pooled).await;
+        let ok = ChatReply::Answer {
+            code: 0,
+            info: String::new(),
+        };
+        assert_eq!(call.reply, ok);
+        let page = page.unwrap();
+        found.extend(page.groups);
+        match page.next {
+            Some(next) => asked = asked.followed_by(next),
+            None => break,
+        }
+    }
+    assert_eq!(found, BTreeSet::from_iter(names(20)));
+    assert_eq!((asked.start_index, asked.number), (14, 2));
+
+    let Listed { call, page } = client.list("nobody", PageAsked::FIRST, Via::Fresh).await;
+    assert!(matches!(call.reply, ChatReply::Answer { code: 50001, .. }));
+    assert_eq!(page, None);
+}
+
+#[tokio::test]
+async fn the_client_takes_no_faulty_page() {
+    let sandbox = with_pages(Config::default()).await;
+    let client = chat_client(&sandbox);
+    let long = format!(r#"{{"ContactItem":"{}","#, "x".repeat(1024 * 1024))
+        + r#""GroupItem":[{"GroupName":"a"}],"CompleteFlag":1,"ErrorCode":0}"#;
+    let bad = ChatReply::BadBody;
+    let ok = || ChatReply::Answer {
+        code: 0,
+        info: String::new(),
+    };
+    for (fault, expected) in [
+        (
+            Fault::StuckIndex,
+            bad("the NextStartIndex does not lead on"),
+        ),
+        (
+            Fault::NoCompleteFlag,
+            bad("the CompleteFlag is neither 0 nor 1"),
+        ),
+        (
+            Fault::Huge,
+            bad("longer than is read, and the part read holds no failure"),
+        ),
+        (Fault::Garbage, bad("no JSON object with an ErrorCode")),
+        (Fault::Raw(Raw::body(long)), ok()),
+        (Fault::HttpStatus(502), ChatReply::HttpStatus(502)),
+        (Fault::Reset, ChatReply::Reset),
+        (Fault::Truncated, ChatReply::Reset),
+    ] {
+        let label = fault.label();
+        sandbox.add_fault(Rule::new(fault).page(0).times(1));
+        let Listed { call, page } = client.list("many", PageAsked::FIRST, Via::Fresh).await;
+        assert_eq!(page.is_some(), expected == ok(), "{label}");
+        assert_eq!(call.reply, expected, "{label}");
+    }
+    sandbox.add_fault(Rule::new(Fault::Echo(60007)).times(1));
+    let Listed { call, page } = client.list("many", PageAsked::FIRST, Via::Pooled).await;
+    let shown = format!("{call:?} {page:?}");
+    assert!(shown.contains("60007") && !shown.contains("eJ"), "{shown}");
+    let Listed { page, .. } = client.list("many", PageAsked::FIRST, Via::Pooled).await;
+    assert_eq!(
+        format!("{page:?}"),
+        "Some(Page { groups: 7, next: Some(7) })"
+    );
 }
 
 #[tokio::test]
@@ -630,14 +1075,17 @@ async fn counters_tell_what_happened_and_start_anew() {
     client.delete("user15", "a").await;
     client.delete("user15", "a").await;
     client.delete(ADMIN, "a").await;
+    client.list("user15", 0).await;
+    client.list("nobody", 0).await;
     let counters = client.exchange("GET", "/sandbox/counters", "").await.json();
     let busiest = counters["calls_per_second_max"].as_u64().unwrap();
-    assert!((1..=3).contains(&busiest));
+    assert!((1..=5).contains(&busiest));
     assert_eq!(
         counters,
         json!({
-            "calls": 3, "probes": 1, "deleted": 1, "by_code": { "0": 1, "51009": 2 },
-            "by_http_status": { "200": 3 }, "by_fault": {}, "calls_per_second_max": busiest,
+            "calls": 5, "lists": 2, "probes": 1, "deleted": 1,
+            "by_code": { "0": 1, "51009": 2 }, "lists_by_code": { "0": 1, "50001": 1 },
+            "by_http_status": { "200": 5 }, "by_fault": {}, "calls_per_second_max": busiest,
         })
     );
     assert_eq!(
@@ -930,7 +1378,8 @@ async fn parallel_clients_delete_every_group_once() {
 #[tokio::test]
 async fn the_binary_seeds_announces_itself_and_ends_on_sigterm() {
     let seed = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(seed.path(), "{\"user\":\"user15\",\"groups\":[\"a\"]}\n").unwrap();
+    let line = "{\"user\":\"user15\",\"groups\":[\"a\",\"b\"]}\n";
+    std::fs::write(seed.path(), line).unwrap();
     let mut binary = Command::new(env!("CARGO_BIN_EXE_im-sandbox"))
         .args(["--listen", "127.0.0.1:0", "--seed"])
         .arg(seed.path())
@@ -938,6 +1387,7 @@ async fn the_binary_seeds_announces_itself_and_ends_on_sigterm() {
         .env("IM_SANDBOX_SDK_APP_ID", "")
         .env("IM_SANDBOX_IDLE_CLOSE", "")
         .env("IM_SANDBOX_PERMISSIVE", "")
+        .env("IM_SANDBOX_LIST_PAGE_SIZE", "1")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -950,6 +1400,7 @@ async fn the_binary_seeds_announces_itself_and_ends_on_sigterm() {
         .strip_prefix("im-sandbox listening on http://");
     let addr = addr.unwrap_or_else(|| panic!("an address in {line:?}"));
     let mut client = Client(TcpStream::connect(addr).await.unwrap());
+    assert_eq!(client.list("user15", 0).await.page().next, Some(1));
     assert_eq!(client.delete("user15", "a").await.code(), 0);
 
     let killed = Command::new("kill")
