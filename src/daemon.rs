@@ -63,6 +63,8 @@ enum ConsumeEnd {
     Stop,
     Lost,
     Suspended,
+    /// An answer is held because nobody takes it.
+    Unheard,
 }
 
 /// Why a phase of a session ended.
@@ -109,6 +111,9 @@ impl Daemon {
             codes,
             suspension: Arc::clone(&suspension),
             topology: config.amqp.topology.clone(),
+            all_groups: config.all_groups,
+            include_ids: config.include_ids,
+            sdk_app_id: config.im.sdk_app_id,
             retry: config.retry,
             ids: Ids::new(config.log.reveal_ids, config.im.sdk_app_id),
             metrics,
@@ -163,6 +168,8 @@ impl Daemon {
         loop {
             let end = if self.suspension.is_suspended() {
                 self.suspended(session, stop).await
+            } else if let Some(reason) = session.answers.held() {
+                self.unheard(reason, session, stop, &mut tasks).await
             } else {
                 Box::pin(self.consume(session, stop, &mut tasks)).await
             };
@@ -195,6 +202,29 @@ impl Daemon {
         }
     }
 
+    /// Waits until the answers that are held are taken. Their messages stay in hand, and are offered again meanwhile.
+    async fn unheard(
+        &self,
+        reason: String,
+        session: &Session,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> PhaseEnd<'static> {
+        self.status.set(State::Unheard { reason });
+        let mut tick = tokio::time::interval(TURN);
+        let mut taken = std::pin::pin!(session.answers.are_taken());
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return PhaseEnd::Stopped(None),
+                () = session.life().over() => return PhaseEnd::Lost,
+                () = &mut taken => return PhaseEnd::Over,
+                _ = tick.tick() => turned(&self.status, self.suspension.limiter()),
+                Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
+            }
+        }
+    }
+
     /// Consumes until something ends it.
     async fn consume<'s>(
         &self,
@@ -224,7 +254,15 @@ impl Daemon {
                     ConsumeEnd::Stop => PhaseEnd::Stopped(Some(deliveries)),
                     ConsumeEnd::Lost => PhaseEnd::Lost,
                     ConsumeEnd::Suspended => {
-                        self.put_down(deliveries, session).await;
+                        let reason = self.suspension.reason().unwrap_or_default();
+                        let next_probe = SystemTime::now();
+                        let state = State::Suspended { reason, next_probe };
+                        self.put_down(state, deliveries, session).await;
+                        PhaseEnd::Over
+                    }
+                    ConsumeEnd::Unheard => {
+                        let reason = session.answers.held().unwrap_or_default();
+                        self.put_down(State::Unheard { reason }, deliveries, session).await;
                         PhaseEnd::Over
                     }
                 },
@@ -264,7 +302,7 @@ impl Daemon {
                 why = &mut ended => return Some(match why {
                     ConsumeEnd::Stop => PhaseEnd::Stopped(None),
                     ConsumeEnd::Lost => PhaseEnd::Lost,
-                    ConsumeEnd::Suspended => PhaseEnd::Over,
+                    ConsumeEnd::Suspended | ConsumeEnd::Unheard => PhaseEnd::Over,
                 }),
                 _ = tick.tick() => turned(&self.status, self.suspension.limiter()),
                 Some(done) = tasks.join_next() => self.worker.done(done, session.life()),
@@ -280,16 +318,13 @@ impl Daemon {
             () = stop.cancelled() => ConsumeEnd::Stop,
             () = session.life().over() => ConsumeEnd::Lost,
             () = self.suspension.closed() => ConsumeEnd::Suspended,
+            () = session.answers.are_held() => ConsumeEnd::Unheard,
         }
     }
 
-    /// Cancels the consumer because calls make no sense, and hands back what has not begun.
-    async fn put_down(&self, deliveries: Deliveries<'_>, session: &Session) {
-        let reason = self.suspension.reason().unwrap_or_default();
-        self.status.set(State::Suspended {
-            reason,
-            next_probe: SystemTime::now(),
-        });
+    /// Cancels the consumer because calls make no sense, or no answer can be given, and hands back what has not begun.
+    async fn put_down(&self, state: State, deliveries: Deliveries<'_>, session: &Session) {
+        self.status.set(state);
         let handing_back = self.hand_back(deliveries, session);
         turning(&self.status, self.suspension.limiter(), handing_back).await;
     }

@@ -16,6 +16,8 @@ use convgroup_broker::settle::Op;
 use convgroup_domain::code::{Class, CodeTable};
 use convgroup_domain::decide::{DEAD_LETTER_KINDS, Outcome};
 use convgroup_domain::gate::{Health, Reason};
+use convgroup_domain::outcome::Status;
+use convgroup_domain::reply::CallKind;
 
 /// The content type of [`Metrics::encode`]: Prometheus text format 0.0.4.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -84,12 +86,14 @@ metrics! {
     groups_total: IntCounterVec = counters(&["outcome"]);
     /// Dead letters written, by cause and class.
     dead_letters_total: IntCounterVec = counters(&["cause", "class"]);
+    /// Answers given to requests, by their status.
+    outcomes_total: IntCounterVec = counters(&["status"]);
     /// Calls of the API by their answer; probes are counted apart.
-    api_requests_total: IntCounterVec = counters(&["code", "class"]);
+    api_requests_total: IntCounterVec = counters(&["code", "class", "call"]);
     /// Probes by result.
     probes_total: IntCounterVec = counters(&["result"]);
     /// Time from sending a call to its complete reply, in seconds; probes are not in it.
-    api_request_duration_seconds: HistogramVec = histograms((&CALL_SECONDS, &["class"]));
+    api_request_duration_seconds: HistogramVec = histograms((&CALL_SECONDS, &["class", "call"]));
     /// Time from publishing (or, where the publisher set no timestamp, from first sight) to settling, in seconds.
     message_age_seconds: HistogramVec = histograms((&AGE_SECONDS, &["outcome"]));
     /// Messages in hand: delivered and not yet settled.
@@ -187,20 +191,25 @@ impl Metrics {
                 .dead_letters_total
                 .with_label_values(&[cause.label(), class]);
         }
-        for row in codes.answers() {
-            metrics
-                .api_requests_total
-                .with_label_values(&[&*row.label, row.class.label()]);
-        }
-        for class in Class::ALL {
-            metrics
-                .api_request_duration_seconds
-                .with_label_values(&[class.label()]);
+        for call in CallKind::ALL.map(CallKind::label) {
+            for row in codes.answers() {
+                metrics.api_requests_total.with_label_values(&[
+                    &*row.label,
+                    row.class.label(),
+                    call,
+                ]);
+            }
+            for class in Class::ALL {
+                metrics
+                    .api_request_duration_seconds
+                    .with_label_values(&[class.label(), call]);
+            }
         }
         let counters = [
             (&metrics.probes_total, &Health::LABELS[..]),
             (&metrics.suspensions_total, &Reason::LABELS[..]),
             (&metrics.settle_failures_total, &Op::ALL.map(Op::label)[..]),
+            (&metrics.outcomes_total, &Status::ALL.map(Status::label)[..]),
         ];
         for (counter, labels) in counters {
             for label in labels {
@@ -253,7 +262,7 @@ impl Metrics {
                 .with_label_values(&[role.label()])
                 .set(broker.is_connected.into());
         }
-        self.amqp_blocked.set(broker.is_blocked.into());
+        self.amqp_blocked.set(broker.blocked_since.is_some().into());
         if let Some(depths) = broker.depths {
             for queue in Queue::ALL {
                 self.queue_messages
@@ -296,7 +305,7 @@ mod tests {
     #[test]
     fn the_exposition_is_the_contracts() {
         let metrics = Metrics::new(&CodeTable::new(&BTreeMap::new()));
-        metrics.show_state(&Model::at_start().state);
+        metrics.show_state(&Model::at_start(false).state);
         let text = String::from_utf8(metrics.encode()).unwrap();
         let lines: Vec<&str> = text
             .lines()

@@ -1,7 +1,10 @@
 //! The model of the running daemon, as data: its state, its broker, its work. It knows neither metrics nor pages.
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use convgroup_broker::events::{BrokerEvent, Depths};
+
+/// How long answers may wait for the end of an alarm before the daemon is not ready any more.
+const ALARM_MAX: Duration = Duration::from_mins(1);
 
 /// The state of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,11 @@ pub enum State {
         /// When the next probe goes out.
         next_probe: SystemTime,
     },
+    /// An answer was returned: nobody takes it. Nothing is consumed until somebody does.
+    Unheard {
+        /// What is missing, and how to mend it.
+        reason: String,
+    },
     /// On the way to a stop.
     Draining,
 }
@@ -33,7 +41,7 @@ impl State {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Consuming => Self::LABELS[0],
-            Self::Suspended { .. } => Self::LABELS[1],
+            Self::Suspended { .. } | Self::Unheard { .. } => Self::LABELS[1],
             Self::Draining => Self::LABELS[2],
             Self::Disconnected { .. } => Self::LABELS[3],
         }
@@ -56,6 +64,9 @@ impl State {
                     .duration_since(SystemTime::now())
                     .unwrap_or_default();
                 format!("suspended: {reason}; next probe in {} s", wait.as_secs())
+            }
+            Self::Unheard { reason } => {
+                format!("suspended: {reason}. What is in hand is offered again every few seconds")
             }
             Self::Draining => {
                 "draining: stopping as soon as the calls in flight are done".to_owned()
@@ -106,24 +117,26 @@ pub struct Broker {
     /// Whether there is a session. That is both connections, the one that consumes and the one that publishes: they come up and
     /// go down together.
     pub is_connected: bool,
-    /// Whether the broker blocks publishing.
-    pub is_blocked: bool,
+    /// Since when the broker blocks publishing, if it does.
+    pub blocked_since: Option<Instant>,
     /// Messages ready in the queues, as last asked; nothing before the first time.
     pub depths: Option<Depths>,
 }
 
 impl Broker {
-    /// Takes in what happened.
-    pub const fn on(&mut self, event: BrokerEvent) {
+    /// Takes in what happened at this moment.
+    pub fn on(&mut self, event: BrokerEvent, now: Instant) {
         match event {
             BrokerEvent::SessionBegan => self.is_connected = true,
             BrokerEvent::SessionReplaced => {}
             BrokerEvent::SessionEnded => {
                 self.is_connected = false;
-                self.is_blocked = false;
+                self.blocked_since = None;
             }
-            BrokerEvent::PublisherReplaced => self.is_blocked = false,
-            BrokerEvent::Blocked(blocked) => self.is_blocked = blocked,
+            BrokerEvent::PublisherReplaced | BrokerEvent::Blocked(false) => {
+                self.blocked_since = None;
+            }
+            BrokerEvent::Blocked(true) => self.blocked_since = self.blocked_since.or(Some(now)),
             BrokerEvent::Depths(depths) => self.depths = Some(depths),
         }
     }
@@ -142,6 +155,8 @@ pub struct Model {
     pub broker: Broker,
     /// Messages in hand: delivered and not yet settled.
     pub in_flight: u32,
+    /// Whether requests are answered (`outcomes.enabled`).
+    pub answers: bool,
     /// Calls per second that may leave.
     pub pace: f64,
     /// When a message was last delivered.
@@ -153,9 +168,9 @@ pub struct Model {
 }
 
 impl Model {
-    /// A daemon that has not tried anything yet.
+    /// A daemon that has not tried anything yet, and answers requests or not.
     #[must_use]
-    pub fn at_start() -> Self {
+    pub fn at_start(answers: bool) -> Self {
         Self {
             state: State::Disconnected {
                 reason: "not tried yet".to_owned(),
@@ -164,6 +179,7 @@ impl Model {
             had_session: false,
             broker: Broker::default(),
             in_flight: 0,
+            answers,
             pace: 0.0,
             last_delivery: None,
             last_success: None,
@@ -171,9 +187,28 @@ impl Model {
         }
     }
 
+    /// Whether the daemon is ready, and why or why not in words. While answers wait for the end of an alarm it stays ready for
+    /// [`ALARM_MAX`].
+    #[must_use]
+    pub fn readiness(&self, now: Instant) -> (bool, String) {
+        let words = self.state.in_words();
+        let blocked_since = self.broker.blocked_since.filter(|_| self.answers);
+        let Some(since) = blocked_since.filter(|_| self.state.is_ready()) else {
+            return (self.state.is_ready(), words);
+        };
+        let waiting = now.duration_since(since);
+        (
+            waiting <= ALARM_MAX,
+            format!(
+                "{words}; the broker blocks publishing (an alarm is on) for {} s: what is deleted waits for its answer",
+                waiting.as_secs()
+            ),
+        )
+    }
+
     /// Changes the state. Draining is final.
     pub fn enter(&mut self, state: State) {
-        self.had_session |= matches!(state, State::Consuming | State::Suspended { .. });
+        self.had_session |= !matches!(state, State::Disconnected { .. } | State::Draining);
         if self.state == State::Draining {
             return;
         }
@@ -202,13 +237,18 @@ mod tests {
             (BrokerEvent::SessionEnded, false, false),
         ] {
             let mut broker = Broker::default();
-            broker.on(BrokerEvent::SessionBegan);
-            broker.on(BrokerEvent::Blocked(true));
-            broker.on(BrokerEvent::Depths(depths));
-            broker.on(event);
+            let now = Instant::now();
+            for event in [
+                BrokerEvent::SessionBegan,
+                BrokerEvent::Blocked(true),
+                BrokerEvent::Depths(depths),
+                event,
+            ] {
+                broker.on(event, now);
+            }
             let expect = Broker {
                 is_connected,
-                is_blocked,
+                blocked_since: is_blocked.then_some(now),
                 depths: Some(depths),
             };
             assert_eq!(broker, expect, "{event:?}");
@@ -216,8 +256,37 @@ mod tests {
     }
 
     #[test]
+    fn an_alarm_ends_readiness_only_where_answers_wait_for_long() {
+        let now = Instant::now();
+        for (answers, seconds, ready, told) in [
+            (false, 3600, true, false),
+            (true, 1, true, true),
+            (true, 60, true, true),
+            (true, 61, false, true),
+        ] {
+            let mut model = Model::at_start(answers);
+            model.enter(State::Consuming);
+            model.broker.on(BrokerEvent::Blocked(true), now);
+            // What is said again began when it was said first.
+            let later = now + Duration::from_secs(seconds);
+            model.broker.on(BrokerEvent::Blocked(true), later);
+            let (is_ready, words) = model.readiness(later);
+            assert_eq!((is_ready, words.contains("alarm")), (ready, told));
+            model.broker.on(BrokerEvent::Blocked(false), later);
+            assert!(model.readiness(later).0);
+        }
+        let unheard = State::Unheard {
+            reason: "why".to_owned(),
+        };
+        let mut model = Model::at_start(true);
+        model.enter(unheard);
+        let (is_ready, words) = model.readiness(now);
+        assert!(!is_ready && words.contains("why") && model.had_session);
+    }
+
+    #[test]
     fn draining_is_final() {
-        let mut model = Model::at_start();
+        let mut model = Model::at_start(false);
         assert!(!model.had_session);
         model.enter(State::Consuming);
         model.enter(State::Draining);

@@ -23,10 +23,10 @@ struct Inner {
 }
 
 impl Status {
-    /// Starts as disconnected.
+    /// Starts as disconnected. `answers`: whether requests are answered.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        let model = Model::at_start();
+    pub fn new(metrics: Arc<Metrics>, answers: bool) -> Self {
+        let model = Model::at_start(answers);
         metrics.show_state(&model.state);
         Self {
             inner: Mutex::new(Inner {
@@ -53,7 +53,7 @@ impl Status {
     /// Takes in what happened at the broker.
     pub fn broker_event(&self, event: BrokerEvent) {
         let mut inner = self.lock();
-        inner.model.broker.on(event);
+        inner.model.broker.on(event, Instant::now());
         self.metrics.show_broker(&inner.model.broker);
         self.metrics.count_reconnects(event);
     }
@@ -96,10 +96,10 @@ impl Status {
         self.lock().model.clone()
     }
 
-    /// The state now.
+    /// Whether the daemon is ready, and why or why not in words.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.lock().model.state.clone()
+    pub fn readiness(&self) -> (bool, String) {
+        self.lock().model.readiness(Instant::now())
     }
 
     /// Whether the loop turns.
@@ -137,7 +137,10 @@ mod tests {
     use convgroup_domain::code::CodeTable;
 
     fn status() -> Status {
-        Status::new(Arc::new(Metrics::new(&CodeTable::new(&BTreeMap::new()))))
+        Status::new(
+            Arc::new(Metrics::new(&CodeTable::new(&BTreeMap::new()))),
+            false,
+        )
     }
 
     #[test]
@@ -158,7 +161,9 @@ mod tests {
         let (_one, two) = (status.delivered(1.0), status.delivered(1.5));
         drop(two);
         let (model, metrics) = (status.model(), &status.metrics);
-        assert!(model.broker.is_connected && model.broker.is_blocked && model.had_session);
+        assert!(
+            model.broker.is_connected && model.broker.blocked_since.is_some() && model.had_session
+        );
         assert_eq!((model.in_flight, metrics.in_flight.get()), (1, 1));
         for role in [Role::Consume, Role::Publish] {
             let connected = metrics.amqp_connected.with_label_values(&[role.label()]);

@@ -51,7 +51,7 @@ impl Expected {
                     Some(_) if event.user().starts_with("broken") => expected.exhausted += 1,
                     Some(groups) => {
                         let (long, short): (Vec<_>, Vec<_>) = event
-                            .groups()
+                            .names()
                             .iter()
                             .partition(|group| group.len() > GROUP_BYTES_MAX);
                         expected.rejected += usize::from(!long.is_empty());

@@ -45,6 +45,8 @@ pub struct Identity {
     pub sdk_app_id: u64,
     /// The nodes of the broker, their passwords hidden.
     pub nodes: Vec<String>,
+    /// Where answers go, in words.
+    pub answers: String,
     /// Where this page is served, with the port that was bound.
     pub listen: SocketAddr,
 }
@@ -118,7 +120,8 @@ impl Admin {
             last_delivery: model.last_delivery.map(since),
             last_success: model.last_success.map(since),
             is_connected: model.broker.is_connected,
-            publish_is_blocked: model.broker.is_blocked,
+            publish_is_blocked: model.broker.blocked_since.is_some(),
+            answers: model.answers,
             usersig_left: model.usersig_expiry.map(until),
             lately: self.recent.lately(),
             state: model.state,
@@ -185,13 +188,13 @@ async fn livez(Shared(admin): Shared<Admin>) -> impl IntoResponse {
 
 /// 200 when consuming or standing by; else 503 with the reason in words.
 async fn readyz(Shared(admin): Shared<Admin>) -> impl IntoResponse {
-    let state = admin.status.state();
-    let code = if state.is_ready() {
+    let (is_ready, words) = admin.status.readiness();
+    let code = if is_ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (code, state.in_words() + "\n")
+    (code, words + "\n")
 }
 
 /// 404, for who mistyped a path into a probe's configuration. `OPTIONS *` asks about all paths at once.

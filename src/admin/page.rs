@@ -42,6 +42,8 @@ pub(super) struct View {
     /// Both connections: they come up and go down together.
     pub(super) is_connected: bool,
     pub(super) publish_is_blocked: bool,
+    /// Whether requests are answered.
+    pub(super) answers: bool,
     /// How long the signature in use is valid yet.
     pub(super) usersig_left: Option<Duration>,
     pub(super) lately: Lately,
@@ -117,7 +119,9 @@ impl View {
             State::Consuming if self.may_be_deaf() || self.publish_is_blocked => Mood::Watch,
             State::Consuming => Mood::Good,
             State::Draining => Mood::Watch,
-            State::Suspended { .. } | State::Disconnected { .. } => Mood::Bad,
+            State::Suspended { .. } | State::Unheard { .. } | State::Disconnected { .. } => {
+                Mood::Bad
+            }
         }
     }
 
@@ -135,11 +139,14 @@ impl View {
             ));
         }
         if self.publish_is_blocked {
-            notes.push(
-                "The broker has blocked publishing (memory or disk alarm): deletions go on, delays and dead letters wait. \
-                 Look at the broker's alarms."
-                    .to_owned(),
-            );
+            let waits = if self.answers {
+                "what is deleted waits for its answer, and so do delays and dead letters"
+            } else {
+                "deletions go on, delays and dead letters wait"
+            };
+            notes.push(format!(
+                "The broker has blocked publishing (memory or disk alarm): {waits}. Look at the broker's alarms."
+            ));
         }
         if self.state == State::Consuming && self.pace < f64::from(self.bounds.calls_per_second) {
             notes.push(
@@ -236,6 +243,7 @@ fn content(view: &View, mood: Mood) -> Markup {
                 (row("broker", &view.identity.nodes.join(", ")))
                 (row("listens on", &view.identity.listen.to_string()))
                 (row("last delivery", &ago(view.last_delivery)))
+                (row("answers", &view.identity.answers))
                 (row("connection that consumes", up(view.is_connected)))
                 (row("connection that publishes", &format!("{}{blocked}", up(view.is_connected))))
                 (row("UserSig valid for", &view.usersig_left.map_or("not signed yet".to_owned(), |left| HumanDuration(left).to_string())))
@@ -374,12 +382,14 @@ mod tests {
                 api: "console.tim.qq.com".to_owned(),
                 sdk_app_id: 1_400_000_000,
                 nodes: vec!["amqp://guest:***@127.0.0.1:5672/%2f".to_owned()],
+                answers: "convgroup.outcomes, kept in convgroup.outcomes.ledger".to_owned(),
                 listen: ([127, 0, 0, 1], 9464).into(),
             },
             last_delivery: Some(Duration::from_secs(3)),
             last_success: Some(Duration::from_secs(3)),
             is_connected: true,
             publish_is_blocked: false,
+            answers: false,
             usersig_left: Some(Duration::from_hours(20)),
             lately: Lately {
                 span: Duration::from_mins(5),

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use crate::metrics::Metrics;
 use convgroup_domain::code::{Class, CodeTable};
 use convgroup_domain::decide::Outcome;
+use convgroup_domain::reply::CallKind;
 
 /// How often the counters are noted.
 const EVERY: Duration = Duration::from_secs(10);
@@ -127,9 +128,11 @@ impl Recent {
                 .answers
                 .iter()
                 .map(|answer| {
-                    calls
-                        .with_label_values(&[&*answer.label, answer.class.label()])
-                        .get()
+                    let of = |call: CallKind| {
+                        let labels = [&*answer.label, answer.class.label(), call.label()];
+                        calls.with_label_values(&labels).get()
+                    };
+                    CallKind::ALL.into_iter().map(of).sum()
                 })
                 .collect(),
             settled: OUTCOMES
@@ -153,7 +156,7 @@ fn remember(notes: &mut VecDeque<Note>, now: Note) {
     notes.push_back(now);
 }
 
-/// All label pairs of `convgroup_api_requests_total`. Rows of the table that share a pair are told in one.
+/// All pairs of code and class of `convgroup_api_requests_total`. Rows of the table that share a pair are told in one.
 fn answers(codes: &CodeTable) -> Vec<Answer> {
     let mut answers: Vec<Answer> = Vec::new();
     for row in codes.answers() {
@@ -183,7 +186,7 @@ mod tests {
     fn called(recent: &Recent, label: &str, class: Class, times: u64) {
         let calls = &recent.metrics.api_requests_total;
         calls
-            .with_label_values(&[label, class.label()])
+            .with_label_values(&[label, class.label(), CallKind::Delete.label()])
             .inc_by(times);
     }
 

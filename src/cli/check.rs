@@ -14,7 +14,7 @@ use convgroup_chat::probe::probe;
 use convgroup_chat::ready::{self, AskError, Readiness};
 use convgroup_chat::signer::Signer;
 use convgroup_domain::gate::Health;
-use convgroup_domain::topology::Queue;
+use convgroup_domain::topology::{Outcomes, Queue};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -51,9 +51,15 @@ pub(super) async fn check(settings: &Settings, args: Args) -> Result<Exit, Failu
     };
     line("exchange", &exchange)?;
     line("queues", &queues)?;
+    let answers = match (&rehearsal, &amqp.topology.outcomes) {
+        (_, None) => Ok("not given: outcomes.enabled = false".to_owned()),
+        (Err(_), _) => not_checked(),
+        (Ok(rehearsal), Some(outcomes)) => answers(rehearsal, amqp, outcomes).await,
+    };
+    line("answers", &answers)?;
     let api = api(&config).await;
     line("api", &api)?;
-    let findings = [broker, exchange, queues, api];
+    let findings = [broker, exchange, queues, answers, api];
     let first = findings.into_iter().find_map(Result::err);
     Ok(first.map_or(Exit::Done, |(exit, _)| exit))
 }
@@ -91,15 +97,23 @@ fn refused(err: &BrokerError) -> (Exit, String) {
 async fn exchange(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
     let standing = rehearsal
         .consume
-        .exchange(&amqp.topology, Comparison::of_one_who(amqp.declare))
+        .exchange(
+            amqp.topology.publishers_exchange(),
+            Comparison::of_one_who(amqp.declare),
+        )
         .await
         .map_err(|err| refused(&err))?;
     if amqp.declare {
         if matches!(standing, Standing::Missing) {
-            rehearsal.may_declare_exchange().await.map_err(failed)?;
+            let exchange = amqp.topology.publishers_exchange();
+            rehearsal
+                .may_declare_exchange(exchange)
+                .await
+                .map_err(failed)?;
         }
         if matches!(standing, Standing::Missing | Standing::Same) {
-            rehearsal.may_bind().await.map_err(failed)?;
+            let binding = amqp.topology.events_binding();
+            rehearsal.may_bind(binding).await.map_err(failed)?;
         }
     }
     let exchange = &amqp.topology.exchange;
@@ -162,6 +176,52 @@ async fn queues_there(rehearsal: &Rehearsal<'_>, amqp: &Amqp) -> Finding {
     Ok(format!(
         "not all there yet: {missing}; the daemon declares what is missing when it starts"
     ))
+}
+
+/// Whether answers can be given. The ledger is a queue like the others, and was looked at with them.
+async fn answers(rehearsal: &Rehearsal<'_>, amqp: &Amqp, outcomes: &Outcomes) -> Finding {
+    let name = &outcomes.exchange;
+    for exchange in amqp.topology.exchanges().filter(|it| it.name == name) {
+        let comparison = Comparison::of_one_who(amqp.declare);
+        let standing = rehearsal.consume.exchange(exchange, comparison).await;
+        match standing.map_err(|err| refused(&err))? {
+            Standing::Same => {}
+            Standing::Missing if amqp.declare => {
+                rehearsal
+                    .may_declare_exchange(exchange)
+                    .await
+                    .map_err(failed)?;
+                return Ok(format!(
+                    "exchange {name} is not there yet; the daemon declares it when it starts"
+                ));
+            }
+            Standing::Missing => {
+                return Err((
+                    Exit::Other,
+                    format!(
+                        "exchange {name} does not exist. Set amqp.declare = true, or have somebody with the rights declare it"
+                    ),
+                ));
+            }
+            Standing::Unseen => {}
+            Standing::Differs(err) => return Err(refused(&rehearsal.remedied(err))),
+        }
+    }
+    if amqp.declare {
+        for binding in amqp.topology.bindings().filter(|it| it.exchange == name) {
+            rehearsal.may_bind(binding).await.map_err(failed)?;
+        }
+    }
+    rehearsal.may_answer(name).await.map_err(failed)?;
+    Ok(match &outcomes.ledger {
+        Some(ledger) => format!(
+            "{name} takes answers, {} keeps them; {UNASKED}",
+            ledger.name
+        ),
+        None => {
+            format!("{name} takes answers; no ledger is configured: somebody has to bind a queue")
+        }
+    })
 }
 
 async fn api(config: &Config) -> Finding {

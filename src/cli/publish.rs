@@ -9,7 +9,7 @@ use crate::config::Settings;
 use crate::tool::{Exit, Failure, count, progress, say};
 use convgroup_broker::feed::{Feed, RefusedEvent};
 use convgroup_domain::encoding;
-use convgroup_domain::message::{DeleteGroups, decode};
+use convgroup_domain::message::{DeleteGroups, Target, decode};
 use convgroup_domain::text::BYTE_ORDER_MARK;
 
 /// Most mistakes that are listed before nothing is published.
@@ -91,7 +91,8 @@ fn refusals(refused: &[RefusedEvent]) -> String {
 fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
     if let Some(user) = &args.user {
-        let event = DeleteGroups::encode(user, &args.groups).map_err(|err| usage(anyhow!(err)))?;
+        let event = DeleteGroups::encode(user, Target::Named(&args.groups), None)
+            .map_err(|err| usage(anyhow!(err)))?;
         return Ok(vec![event]);
     }
     let path = args.file.as_deref().unwrap_or(Path::new("-"));

@@ -48,7 +48,8 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         rate_limit.calls_per_second = config.calls_per_second,
         "starting"
     );
-    let status = Arc::new(Status::new(Arc::clone(&metrics)));
+    let answers = config.amqp.topology.outcomes.as_ref();
+    let status = Arc::new(Status::new(Arc::clone(&metrics), answers.is_some()));
     let bounds = Bounds {
         prefetch: config.amqp.prefetch,
         calls_per_second: config.calls_per_second,
@@ -58,6 +59,7 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         api: config.im.endpoint.authority().to_owned(),
         sdk_app_id: config.im.sdk_app_id,
         nodes: config.amqp.nodes.iter().map(ToString::to_string).collect(),
+        answers: answers.map_or_else(|| "not given".to_owned(), ToString::to_string),
         listen,
     };
     let admin = Admin::new(

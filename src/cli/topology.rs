@@ -6,7 +6,7 @@ use crate::tool::{Exit, Failure, say};
 use convgroup_broker::declare::{Comparison, Standing, TopologyConnection};
 use convgroup_broker::rights::{Remedy, Rights};
 use convgroup_broker::settings::Amqp;
-use convgroup_domain::topology::{ROUTING_KEY, Topology};
+use convgroup_domain::topology::{Binding, Topology};
 
 /// What no tool can see.
 pub(super) const UNASKED: &str = "binding: can't be asked over AMQP";
@@ -48,20 +48,28 @@ async fn apply(amqp: &Amqp) -> Result<Exit, Failure> {
         .declare(&amqp.topology)
         .await
         .map_err(|err| Remedy::of_deployer(address, amqp).added_to(err))?;
-    say(&format!(
-        "applied at {address}: exchange {}\n",
-        amqp.topology.exchange
-    ))?;
+    let exchanges: Vec<&str> = amqp.topology.exchanges().map(|it| it.name).collect();
+    let exchanges = match &exchanges[..] {
+        [one] => format!("exchange {one}"),
+        several => format!("exchanges {}", several.join(", ")),
+    };
+    say(&format!("applied at {address}: {exchanges}\n"))?;
     verify(amqp).await
 }
 
 async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
     let connection = TopologyConnection::open(amqp).await?;
     let (topology, comparison) = (&amqp.topology, Comparison::of_one_who(amqp.declare));
-    let exchange = connection.exchange(topology, comparison).await?;
+    let mut exchanges = Vec::new();
+    for exchange in topology.exchanges() {
+        let standing = connection.exchange(exchange, comparison).await?;
+        exchanges.push((exchange.name, standing));
+    }
     let queues = connection.queues(topology, comparison).await?;
-    let name = format!("exchange {}", topology.exchange);
-    let mut lines = verified(&name, &exchange, comparison);
+    let mut lines = String::new();
+    for (exchange, standing) in &exchanges {
+        lines += &verified(&format!("exchange {exchange}"), standing, comparison);
+    }
     let _ = writeln!(lines, "?     {UNASKED}; `topology apply` makes it");
     for (queue, standing) in &queues {
         lines += &verified(queue, standing, comparison);
@@ -69,8 +77,8 @@ async fn verify(amqp: &Amqp) -> Result<Exit, Failure> {
     say(&lines)?;
     let mut standings = queues
         .iter()
-        .map(|(_, standing)| standing)
-        .chain([&exchange]);
+        .chain(&exchanges)
+        .map(|(_, standing)| standing);
     let failed =
         standings.any(|standing| matches!(standing, Standing::Missing | Standing::Differs(_)));
     Ok(if failed { Exit::Other } else { Exit::Done })
@@ -92,19 +100,25 @@ fn verified(object: &str, standing: &Standing, comparison: Comparison) -> String
 
 fn printed(amqp: &Amqp) -> String {
     let topology = &amqp.topology;
-    let mut text = format!("exchange {} (direct, durable)\n", topology.exchange);
+    let mut text = String::new();
+    for exchange in topology.exchanges() {
+        let kind = exchange.kind.label();
+        let _ = writeln!(text, "exchange {} ({kind}, durable)", exchange.name);
+    }
     for queue in topology.queues() {
         let _ = writeln!(text, "queue {} (durable)", queue.name);
         for (name, value) in &queue.arguments {
             let _ = writeln!(text, "  {name} = {value}");
         }
     }
-    let main = &topology.main.name;
-    let _ = writeln!(
-        text,
-        "binding {} --{ROUTING_KEY}--> {main}",
-        topology.exchange
-    );
+    for binding in topology.bindings() {
+        let Binding {
+            exchange,
+            routing_key,
+            queue,
+        } = binding;
+        let _ = writeln!(text, "binding {exchange} --{routing_key}--> {queue}");
+    }
     text + &rights(topology, amqp.nodes[0].vhost())
 }
 
@@ -113,9 +127,15 @@ fn rights(topology: &Topology, vhost: &str) -> String {
     let daemon = Rights::of_daemon(topology, false).line(vhost, "daemon");
     let publisher = Rights::of_publisher(topology).line(vhost, "publisher");
     let deployer = Rights::of_deployer(topology).line(vhost, "deployer");
+    let auditor = Rights::of_auditor(topology).map_or_else(String::new, |rights| {
+        format!(
+            "of an auditor, who reads the ledger:\n  {}\n",
+            rights.line(vhost, "auditor")
+        )
+    });
     format!(
         "\nleast rights of a daemon with amqp.declare = false (user `daemon`, in the vhost of amqp.url):\n  {daemon}\n\
          of a publisher:\n  {publisher}\n\
-         of a daemon that declares, and of whoever applies the topology:\n  {deployer}\n"
+         {auditor}of a daemon that declares, and of whoever applies the topology:\n  {deployer}\n"
     )
 }

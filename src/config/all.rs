@@ -1,12 +1,16 @@
 //! All keys: found by their name, and what to say of one that there is not.
 use super::key::{Declaration, is_word};
-use super::{amqp, amqp_tls, http, im, log, policy, rate_limit, retry, shutdown, suspend};
+use super::{
+    amqp, amqp_tls, events, http, im, log, outcomes, policy, rate_limit, retry, shutdown, suspend,
+};
 
 /// The sections, in the order of `config/default.toml`.
-const SECTIONS: [&[Declaration]; 10] = [
+const SECTIONS: [&[Declaration]; 12] = [
     shutdown::KEYS,
     amqp::KEYS,
     amqp_tls::KEYS,
+    events::KEYS,
+    outcomes::KEYS,
     im::KEYS,
     rate_limit::KEYS,
     retry::KEYS,

@@ -1,11 +1,11 @@
 //! `[amqp]`: the broker.
 use std::time::Duration;
 
-use super::amqp_tls;
 use super::key::{Key, List, keys};
 use super::layers::Text;
 use super::reader::Reader;
 use super::retry::Retry;
+use super::{amqp_tls, outcomes};
 use convgroup_domain::text::is_url;
 
 use super::value::{self, NO_NAME, Problem, flag, number};
@@ -30,7 +30,8 @@ pub(super) fn read(reader: &mut Reader<'_>, retry: &Retry) -> Amqp {
         declare: reader.value(&DECLARE),
         heartbeat: reader.value(&HEARTBEAT),
         tls: amqp_tls::files(reader),
-        topology: Topology::new(&exchange, &queue, &retry.tiers),
+        topology: Topology::new(&exchange, &queue, &retry.tiers)
+            .with_outcomes(outcomes::topology(reader)),
     }
 }
 
@@ -56,7 +57,7 @@ fn address(text: &str) -> Result<BrokerAddress, Problem> {
 const NAME_BYTES_MAX: usize = 200;
 
 /// Reads the name of a queue or an exchange.
-fn name(text: &str) -> Result<String, Problem> {
+pub(super) fn name(text: &str) -> Result<String, Problem> {
     match text.len() {
         0 => Err("is empty; a name is needed".into()),
         1..=NAME_BYTES_MAX if text.starts_with("amq.") => {

@@ -6,11 +6,13 @@
 mod all;
 mod amqp;
 mod amqp_tls;
+mod events;
 mod http;
 mod im;
 mod key;
 mod layers;
 mod log;
+mod outcomes;
 mod policy;
 mod rate_limit;
 mod reader;
@@ -33,6 +35,7 @@ pub use suspend::Suspend;
 use convgroup_broker::settings::Amqp;
 use convgroup_chat::settings::Im;
 use convgroup_domain::code::CodeTable;
+use convgroup_domain::message::AllGroups;
 
 /// The embedded defaults.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
@@ -44,6 +47,10 @@ pub struct Config {
     pub amqp: Amqp,
     /// The API.
     pub im: Im,
+    /// Whether events that mean all groups of a user are accepted.
+    pub all_groups: AllGroups,
+    /// Whether answers tell users and names as they are.
+    pub include_ids: bool,
     /// Calls per second at most.
     pub calls_per_second: u32,
     /// The retry schedule.
@@ -127,6 +134,8 @@ impl Settings {
             let retry = Retry::read(reader);
             Config {
                 amqp: amqp::read(reader, &retry),
+                all_groups: events::all_groups(reader),
+                include_ids: outcomes::include_ids(reader),
                 im: im::read(reader),
                 calls_per_second: rate_limit::calls_per_second(reader),
                 suspend: Suspend::read(reader),
@@ -150,6 +159,14 @@ impl Settings {
         })
     }
 
+    /// Only the pace: calls per second at most.
+    ///
+    /// # Errors
+    /// It is wrong; every unknown key.
+    pub fn calls_per_second(&self) -> Result<u32, ConfigError> {
+        self.read(rate_limit::calls_per_second)
+    }
+
     /// Only what concerns the API.
     ///
     /// # Errors
@@ -164,6 +181,14 @@ impl Settings {
     /// It is not set, or wrong; every unknown key.
     pub fn sdk_app_id(&self) -> Result<u64, ConfigError> {
         self.read(im::sdk_app_id)
+    }
+
+    /// Only whether answers tell users and names as they are.
+    ///
+    /// # Errors
+    /// It is wrong; every unknown key.
+    pub fn include_ids(&self) -> Result<bool, ConfigError> {
+        self.read(outcomes::include_ids)
     }
 
     /// Only the error table.

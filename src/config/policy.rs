@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::key::{Family, keys};
 use super::reader::Reader;
 use super::value::Problem;
-use convgroup_domain::code::{Class, CodeTable, PANIC};
+use convgroup_domain::code::{Class, CodeTable, GROUPS_RECREATED, PANIC};
 
 keys! {
     OVERRIDES: Family<Class> = Family::shown("policy.overrides", NO_CODE, class_of);
@@ -28,7 +28,7 @@ fn class_of(code: &str, text: &str) -> Result<Class, Problem> {
         Some(spelling) => return Err(format!("is no code; write it as {spelling}").into()),
         None => return Err(NO_CODE.into()),
     }
-    if code == "0" || code == PANIC {
+    if ["0", PANIC, GROUPS_RECREATED].contains(&code) {
         return Err("can't be overridden".into());
     }
     let allowed = || {

@@ -10,9 +10,10 @@ use crate::tool::{Exit, Failure, count, say};
 use convgroup_broker::delivery::Message;
 use convgroup_domain::code::CodeTable;
 use convgroup_domain::dead_letter::{DELIVERY_LIMIT, DeadLetter, MAXLEN, NACKED, NONE, TTL};
-use convgroup_domain::decide::MALFORMED;
-use convgroup_domain::message::decode_declared;
+use convgroup_domain::decide::{EXPIRED, MALFORMED};
+use convgroup_domain::message::{AllGroups, Target, decode_message};
 use convgroup_domain::text::readable;
+use convgroup_host::clock::unix_ms;
 
 /// So many bytes of a body that can't be read are shown.
 const BODY_BYTES_SHOWN: usize = 1024;
@@ -148,12 +149,18 @@ impl Description {
             bytes: body.len(),
             body: String::new(),
         };
-        match decode_declared(body, message.declared()) {
+        match decode_message(body, &message.declared(), AllGroups::Accepted).event {
             Ok(event) => {
                 description.user = ids.map_or(HIDDEN.to_owned(), |ids| ids.show(event.user()));
-                description.groups =
-                    ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(event.groups()));
-                if letter.cause == MALFORMED {
+                description.groups = match event.target() {
+                    Target::All => "(all of the user's groups)".to_owned(),
+                    Target::Named(names) => {
+                        ids.map_or(HIDDEN.to_owned(), |ids| ids.show_all(names))
+                    }
+                };
+                if event.is_expired(unix_ms()) {
+                    EXPIRED_STAYS.clone_into(&mut description.on_redrive);
+                } else if letter.cause == MALFORMED {
                     "tried from the start, without the properties that could not be read"
                         .clone_into(&mut description.on_redrive);
                 }
@@ -225,6 +232,9 @@ impl Description {
 fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
     let description = match cause {
         MALFORMED => "the event can't be read, or not the message around it",
+        EXPIRED => {
+            "the moment that the event allows (`NotAfter`) has passed: no call was made any more"
+        }
         NONE => "neither the daemon nor the broker put it here: somebody published to this queue",
         DELIVERY_LIMIT => "delivered too often without being settled: handed back again and again",
         TTL => {
@@ -243,6 +253,9 @@ fn meaning(codes: &CodeTable, cause: &str, code: &str) -> String {
     };
     description.to_owned()
 }
+
+/// What a redrive makes of a letter whose moment has passed.
+const EXPIRED_STAYS: &str = "left out: the moment that the event allows (`NotAfter`) has passed";
 
 /// What would happen if the letter were sent back now.
 fn outlook(codes: &CodeTable, letter: &DeadLetter) -> String {

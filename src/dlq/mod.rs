@@ -10,6 +10,7 @@ mod redrive;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::{export::line as exported, list::shown};
 
+use self::purge::Purger;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,11 +22,12 @@ use crate::telemetry::{self, Ids};
 use crate::tool::{Exit, Failure, count, no_code};
 use convgroup_broker::dead_letter::letter;
 use convgroup_broker::dead_letter_queue::DeadLetterQueue;
-use convgroup_broker::delivery::Delivery;
+use convgroup_broker::delivery::{Delivery, Message};
 use convgroup_broker::settings::Amqp;
 use convgroup_domain::code::CodeTable;
 use convgroup_domain::dead_letter::{CAUSES, CLASSES, DeadLetter, Filter, NONE};
 use convgroup_domain::decide::MALFORMED;
+use convgroup_domain::message::{AllGroups, decode_message};
 use convgroup_host::clock::{self, unix_ms};
 
 #[derive(Debug, clap::Args)]
@@ -100,7 +102,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Remove letters for good; they are written to a file first.
+    /// Remove letters for good; they are written to a file first. With outcomes.enabled their requests are answered: purged.
     Purge {
         #[command(flatten)]
         which: Which,
@@ -178,6 +180,11 @@ impl Which {
 pub(crate) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let (amqp, codes) = (settings.amqp()?, settings.codes()?);
     let filter = args.command.filter(&codes)?;
+    // A purge answers the requests of what it removes.
+    let purger = match &args.command {
+        Command::Purge { .. } => Purger::new(&amqp, settings)?,
+        _ => None,
+    };
     let mut selection = Selection::open(&amqp, codes, &filter, &args.command).await?;
     let done = match args.command {
         Command::Ls { json, .. } => list::ls(&selection, json),
@@ -217,7 +224,7 @@ pub(crate) async fn dlq(settings: &Settings, args: Args) -> Result<Exit, Failure
             file,
             no_export,
             ..
-        } => purge::purge(&mut selection, yes, file, no_export).await,
+        } => purge::purge(&mut selection, purger, yes, file, no_export).await,
     };
     selection.letters.close().await;
     done
@@ -268,9 +275,9 @@ impl Selection {
         let (letters, snapshot) = DeadLetterQueue::open(amqp).await?;
         let now_ms = unix_ms();
         let counts_only = matches!(command, Command::Ls { .. });
-        let spares_malformed =
-            matches!(command, Command::Redrive { .. }) && !filter.names_malformed();
-        let (mut undated, mut spared) = (0, 0);
+        let redrives = matches!(command, Command::Redrive { .. });
+        let spares_malformed = redrives && !filter.names_malformed();
+        let (mut undated, mut spared, mut expired) = (0, 0, 0);
         let mut meant = Vec::new();
         // The others are held as well: the broker keeps what is not settled until the session closes.
         for mut delivery in snapshot {
@@ -281,6 +288,10 @@ impl Selection {
             }
             if spares_malformed && letter.cause == MALFORMED {
                 spared += 1;
+                continue;
+            }
+            if redrives && is_expired(&delivery.message, now_ms) {
+                expired += 1;
                 continue;
             }
             if counts_only {
@@ -300,12 +311,25 @@ impl Selection {
                 count(spared, "malformed letter")
             ));
         }
+        if expired > 0 {
+            telemetry::say(&format!(
+                "left out, because the moment that their event allows (`NotAfter`) has passed: {}",
+                count(expired, "letter")
+            ));
+        }
         Ok(Self {
             letters,
             codes,
             meant,
         })
     }
+}
+
+/// Whether no call may be made any more for the event of a letter.
+fn is_expired(message: &Message, now_ms: i64) -> bool {
+    decode_message(&message.body, &message.declared(), AllGroups::Accepted)
+        .event
+        .is_ok_and(|event| event.is_expired(now_ms))
 }
 
 /// A moment as people read it; `-` where there is none.

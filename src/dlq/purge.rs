@@ -2,11 +2,55 @@
 use std::path::PathBuf;
 
 use super::{Selection, export, moment};
+use crate::config::{ConfigError, Settings};
 use crate::tool::{Exit, Failure, count, say};
+use convgroup_broker::delivery::Message;
+use convgroup_broker::settings::Amqp;
+use convgroup_domain::message::{AllGroups, decode_message};
+use convgroup_domain::outcome::{Answer, OutcomeEvent, Told};
 use convgroup_host::clock::unix_ms;
+
+/// Answers the requests of letters that are removed.
+pub(super) struct Purger {
+    sdk_app_id: u64,
+    include_ids: bool,
+}
+
+impl Purger {
+    /// Nothing where requests are not answered.
+    pub(super) fn new(amqp: &Amqp, settings: &Settings) -> Result<Option<Self>, ConfigError> {
+        if amqp.topology.outcomes.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            sdk_app_id: settings.sdk_app_id()?,
+            include_ids: settings.include_ids()?,
+        }))
+    }
+
+    fn outcome(&self, letter: &Message) -> OutcomeEvent {
+        let decoded = decode_message(&letter.body, &letter.declared(), AllGroups::Accepted);
+        let event = decoded.event.as_ref().ok();
+        let request = letter.request(decoded.cloudevents_id.as_deref(), event);
+        let now_ms = unix_ms();
+        let ids = event.filter(|_| self.include_ids);
+        OutcomeEvent::new(
+            &Answer::purged(event),
+            Told {
+                request: &request,
+                attempt: letter.attempt(now_ms),
+                published_ms: letter.timestamp_ms(now_ms),
+                sdk_app_id: self.sdk_app_id,
+                now_ms,
+                ids: ids.map(|event| (event.user(), event.names())),
+            },
+        )
+    }
+}
 
 pub(super) async fn purge(
     selection: &mut Selection,
+    purger: Option<Purger>,
     yes: bool,
     file: Option<PathBuf>,
     no_export: bool,
@@ -34,8 +78,17 @@ pub(super) async fn purge(
         ))?;
     }
     for (done, (_, delivery)) in std::mem::take(&mut selection.meant).into_iter().enumerate() {
-        let removed = selection.letters.remove(delivery).await;
-        removed.map_err(|err| {
+        let removed = async {
+            if let Some(purger) = &purger {
+                let outcome = purger.outcome(&delivery.message);
+                selection
+                    .letters
+                    .answer(&delivery.message, &outcome)
+                    .await?;
+            }
+            selection.letters.remove(delivery).await
+        };
+        removed.await.map_err(|err| {
             Failure::from(err).context(format!(
                 "stopped after {done} of {}, the last few of which may come back; the others are still there",
                 count(total, "letter")

@@ -1,5 +1,6 @@
 //! What happens to one delivery: decode, call, decide, settle, report.
-mod name;
+mod all_groups;
+mod call;
 mod report;
 
 use std::panic::AssertUnwindSafe;
@@ -16,13 +17,19 @@ use crate::status::{InHand, Status};
 use crate::telemetry::Ids;
 use convgroup_broker::delivery::{Delivery, Message, Receipt};
 use convgroup_broker::life::Life;
+use convgroup_broker::refusal::Refusal;
 use convgroup_broker::session::Session;
-use convgroup_broker::settle::{Op, SettleError, settle};
+use convgroup_broker::settle::{Held, Op, SettleError, Settlement, settle};
 use convgroup_chat::client::ChatClient;
+use convgroup_domain::all_groups::{Swept, decide_all};
 use convgroup_domain::attempt::Attempt;
-use convgroup_domain::code::CodeTable;
+use convgroup_domain::code::{CodeTable, Verdict};
 use convgroup_domain::decide::{Decided, NameEnd, RetryLimits, decide, decide_malformed};
-use convgroup_domain::message::{DeleteGroups, Malformed, decode_declared};
+use convgroup_domain::message::{
+    AllGroups, Decoded, DeleteGroups, Malformed, Target, decode_message,
+};
+use convgroup_domain::outcome::{Answer, OutcomeEvent, Told};
+use convgroup_domain::request::Request;
 use convgroup_domain::topology::Topology;
 use convgroup_host::clock::{Clock, unix_ms};
 use convgroup_host::failpoint;
@@ -48,6 +55,12 @@ pub struct Worker {
     pub suspension: Arc<Suspension>,
     /// Names the queues.
     pub topology: Topology,
+    /// Whether events that mean all groups of a user are accepted.
+    pub all_groups: AllGroups,
+    /// Whether answers tell users and names as they are.
+    pub include_ids: bool,
+    /// The app at the API.
+    pub sdk_app_id: u64,
     /// The retry schedule.
     pub retry: Retry,
     /// How ids are logged.
@@ -58,20 +71,18 @@ pub struct Worker {
     pub status: Arc<Status>,
 }
 
-/// A message that was worked on: its command as far as it could be read, the history it came with, and what is to be done with it.
+/// A message that was worked on: its command as far as it could be read, the request that it belongs to, the history it came with, and
+/// what is to be done with it.
 #[derive(Debug)]
 struct Processed {
     event: Result<DeleteGroups, Malformed>,
+    request: Request,
     attempt: Attempt,
     decided: Decided,
-}
-
-/// Reads the event, where its message could be read at all.
-fn read(message: &Message) -> Result<DeleteGroups, Malformed> {
-    match &message.unreadable {
-        Some(reason) => Err(Malformed::Unreadable(reason.clone())),
-        None => decode_declared(&message.body, message.declared()),
-    }
+    /// Names of groups that were found, of an event that means all of them.
+    found: Vec<String>,
+    /// What the requester is told; nothing where requests are not answered, or no name ended.
+    outcome: Option<OutcomeEvent>,
 }
 
 impl Worker {
@@ -80,6 +91,7 @@ impl Worker {
     pub async fn work_on(self: Arc<Self>, delivery: Delivery, session: Arc<Session>) {
         let clock = Clock::start();
         let _in_hand = self.received(&delivery.message, &clock);
+        let _first = session.answers.turn().await;
         let processed = self
             .process(&delivery.message, &clock, session.life())
             .await;
@@ -90,12 +102,8 @@ impl Worker {
     pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
         let clock = Clock::start();
         let _in_hand = self.received(&delivery.message, &clock);
-        let attempt = delivery.message.attempt(clock.start_ms());
-        let processed = Processed {
-            event: read(&delivery.message),
-            attempt,
-            decided: Decided::hand_back(attempt),
-        };
+        let mut processed = self.read(&delivery.message, &clock);
+        processed.decided = Decided::hand_back(processed.attempt);
         self.finish(delivery, processed, &clock, session).await;
     }
 
@@ -116,50 +124,125 @@ impl Worker {
         self.status.delivered(clock.start_seconds())
     }
 
-    async fn process(&self, message: &Message, clock: &Clock, life: &Life) -> Processed {
+    /// Reads the message. Of an event that can't be read this is the decision, too; any other is handed back unless it is worked on.
+    fn read(&self, message: &Message, clock: &Clock) -> Processed {
         let attempt = message.attempt(clock.start_ms());
-        let event = match read(message) {
-            Ok(event) => event,
-            Err(malformed) => {
-                let decided = decide_malformed(&malformed, attempt);
-                return Processed {
-                    event: Err(malformed),
-                    attempt,
-                    decided,
-                };
-            }
+        let Decoded {
+            cloudevents_id,
+            event,
+        } = match &message.unreadable {
+            Some(reason) => Decoded {
+                cloudevents_id: None,
+                event: Err(Malformed::Unreadable(reason.clone())),
+            },
+            None => decode_message(&message.body, &message.declared(), self.all_groups),
         };
-        // A panic is this program's fault, but the message must not be stuck with it: it counts as a failure, so that it ends
-        // in the dead letters after a bounded number of tries, and its neighbours are unharmed.
-        let names = AssertUnwindSafe(self.delete_all(&event, clock, life))
-            .catch_unwind()
-            .await;
-        let ends = names.unwrap_or_else(|_| {
-            self.metrics.panics_total.inc();
-            vec![NameEnd::Failed(self.codes.panic()); event.groups().len()]
-        });
+        let request = message.request(cloudevents_id.as_deref(), event.as_ref().ok());
+        let decided = match &event {
+            Ok(_) => Decided::hand_back(attempt),
+            Err(malformed) => decide_malformed(malformed, attempt),
+        };
+        Processed {
+            event,
+            request,
+            attempt,
+            decided,
+            found: Vec::new(),
+            outcome: None,
+        }
+    }
+
+    async fn process(&self, message: &Message, clock: &Clock, life: &Life) -> Processed {
+        let mut processed = self.read(message, clock);
         let limits = RetryLimits {
             attempts_max: self.retry.max_attempts,
             tiers: self.topology.tiers.len(),
         };
-        let ends = self.excused(ends, attempt, limits, life).await;
-        let decided = decide(&event, &ends, attempt, limits);
-        Processed {
-            event: Ok(event),
-            attempt,
-            decided,
+        let attempt = processed.attempt;
+        let answer = match &processed.event {
+            Err(_) => Some(Answer::malformed()),
+            Ok(event) => match event.target() {
+                Target::Named(names) => {
+                    let ends = self.delete_names(event, names, clock, life).await;
+                    let ends = self.excused(ends, attempt, limits, life).await;
+                    processed.decided = decide(event, &ends, attempt, limits);
+                    Answer::of(&ends, &processed.decided)
+                }
+                Target::All => {
+                    let (found, swept) = self.delete_all_groups(event, clock, life).await;
+                    let swept = self.excused(swept, attempt, limits, life).await;
+                    processed.decided = decide_all(event, &swept, attempt, limits);
+                    processed.found = found;
+                    Answer::of_all(&swept, &processed.decided)
+                }
+            },
+        };
+        if self.topology.outcomes.is_some() {
+            processed.outcome =
+                answer.map(|answer| self.outcome(&answer, message, &processed, clock));
         }
+        processed
+    }
+
+    fn outcome(
+        &self,
+        answer: &Answer,
+        message: &Message,
+        processed: &Processed,
+        clock: &Clock,
+    ) -> OutcomeEvent {
+        let event = processed.event.as_ref().ok().filter(|_| self.include_ids);
+        let ids = event.map(|event| match event.target() {
+            Target::Named(names) => (event.user(), names),
+            Target::All => (event.user(), processed.found.as_slice()),
+        });
+        OutcomeEvent::new(
+            answer,
+            Told {
+                request: &processed.request,
+                attempt: processed.attempt,
+                published_ms: message.timestamp_ms(clock.start_ms()),
+                sdk_app_id: self.sdk_app_id,
+                now_ms: clock.now_ms(),
+                ids,
+            },
+        )
+    }
+
+    /// Deletes the names of an event. A panic is this program's fault, but the message must not be stuck with it: it counts as a
+    /// failure, so that it ends in the dead letters after a bounded number of tries, and its neighbours are unharmed.
+    async fn delete_names(
+        &self,
+        event: &DeleteGroups,
+        names: &[String],
+        clock: &Clock,
+        life: &Life,
+    ) -> Vec<NameEnd> {
+        let ends = AssertUnwindSafe(self.delete_each(event, names, clock, life));
+        ends.catch_unwind()
+            .await
+            .unwrap_or_else(|_| vec![self.panicked(); names.len()])
+    }
+
+    fn panicked(&self) -> NameEnd {
+        self.metrics.panics_total.inc();
+        NameEnd::Failed(self.codes.panic())
     }
 
     /// Deletes the names one after the other. The first that is interrupted ends the row, and so does [`IN_HAND_MAX`].
-    async fn delete_all(&self, event: &DeleteGroups, clock: &Clock, life: &Life) -> Vec<NameEnd> {
-        let in_hand_max = failpoint::shortened(IN_HAND_MAX);
-        let mut ends = Vec::with_capacity(event.groups().len());
-        for group in event.groups() {
+    async fn delete_each(
+        &self,
+        event: &DeleteGroups,
+        names: &[String],
+        clock: &Clock,
+        life: &Life,
+    ) -> Vec<NameEnd> {
+        let mut ends = Vec::with_capacity(names.len());
+        for name in names {
             let end = match ends.last() {
                 Some(NameEnd::Interrupted) => NameEnd::Interrupted,
-                Some(_) if clock.elapsed() >= in_hand_max => NameEnd::Interrupted,
-                _ => self.delete_one(event.user(), group, life).await,
+                Some(_) if is_in_hand_for_long(clock) => NameEnd::Interrupted,
+                _ => self.delete_one(event, name, life).await,
             };
             ends.push(end);
         }
@@ -168,14 +251,14 @@ impl Worker {
 
     /// Takes back passing failures that were not the message's doing: those met while the API turns out to be unreachable. The
     /// last failure before a dead letter is worth a probe of its own: few messages in a long outage never fill the window.
-    async fn excused(
+    async fn excused<E: Ends>(
         &self,
-        ends: Vec<NameEnd>,
+        ends: E,
         attempt: Attempt,
         limits: RetryLimits,
         life: &Life,
-    ) -> Vec<NameEnd> {
-        let Some(verdict) = ends.iter().find_map(NameEnd::passing_failure) else {
+    ) -> E {
+        let Some(verdict) = ends.passing_failure() else {
             return ends;
         };
         // A daemon that stops does not probe any more: then nobody knows, and nobody dies of it.
@@ -186,10 +269,7 @@ impl Worker {
                     .suspension
                     .ask_probe(verdict, Instant::now(), life)
                     .await;
-        if excused {
-            return ends.into_iter().map(NameEnd::excused).collect();
-        }
-        ends
+        if excused { ends.excused() } else { ends }
     }
 
     async fn finish(
@@ -210,6 +290,9 @@ impl Worker {
         let settled = self.settle(&message, receipt, &mut processed, session);
         match settled.await {
             Ok(()) => {
+                if processed.outcome.is_some() {
+                    session.answers.heard();
+                }
                 session.life().prove();
                 self.settled(&message, &processed, clock);
             }
@@ -225,8 +308,9 @@ impl Worker {
         }
     }
 
-    /// Settles the message. While the broker refuses its copy in every form, it is held: it keeps its place in the prefetch and is
-    /// offered again at growing pauses. It is handed back when the daemon stops, and before the broker would take it back.
+    /// Settles the message. While the broker refuses its copy in every form, or nobody takes its answer, it is held: it keeps its place
+    /// in the prefetch and is offered again at growing pauses. It is handed back when the daemon stops, and before the broker would take
+    /// it back.
     async fn settle(
         &self,
         message: &Message,
@@ -234,37 +318,44 @@ impl Worker {
         processed: &mut Processed,
         session: &Session,
     ) -> Result<(), SettleError> {
-        let (mut confirmed, mut held_since) = (None, None);
+        let (mut confirmed, mut held_since) = (0, None);
         let mut pauses = Intervals::refused();
+        let mut unheard = None;
         loop {
-            let settled = settle(
+            let settlement = Settlement {
                 message,
-                receipt,
-                &processed.decided.decision,
+                request: &processed.request,
+                decision: &processed.decided.decision,
+                outcome: processed.outcome.as_ref(),
                 confirmed,
-                &self.topology,
-                &session.publisher,
                 // A copy says when it is offered, by the wall clock: it can have been held for long.
-                unix_ms(),
-            );
+                now_ms: unix_ms(),
+            };
+            let settled = settle(settlement, receipt, &self.topology, &session.publisher);
             let Some(held) = settled.await? else {
                 return Ok(());
             };
-            (receipt, confirmed) = (held.receipt, Some(held.confirmed));
-            self.count_failure(Op::Publish);
+            self.count_failure(held.op);
             let since = *held_since.get_or_insert_with(|| {
-                tracing::error!(
-                    message.id = message.id(),
-                    error = %held.refusal,
-                    "the broker refuses every copy of this message: it stays in hand and is offered again, others go on. Raise \
-                     the broker's limit that the error names, or remove the message from the main queue"
-                );
+                report_held(message, &held);
+                if matches!(held.refusal, Refusal::Unheard { .. }) {
+                    pauses = Intervals::reconnect();
+                }
                 Instant::now()
             });
+            if matches!(held.refusal, Refusal::Unheard { .. }) {
+                unheard = Some(session.answers.hold(held.refusal.to_string()));
+            }
+            (receipt, confirmed) = (held.receipt, held.confirmed);
             if since.elapsed() >= failpoint::shortened(HELD_MAX)
                 || !self.wait_held(pauses.next_pause(), session.life()).await
             {
                 processed.decided = Decided::hand_back(processed.attempt);
+                processed.outcome = None;
+            } else if unheard.is_none() {
+                // The broker reads its limits when a channel is opened.
+                let renewed = session.publisher.renew().await;
+                renewed.map_err(|cause| SettleError { op: held.op, cause })?;
             }
         }
     }
@@ -283,5 +374,58 @@ impl Worker {
             () = life.over() => true,
             () = self.suspension.draining() => false,
         }
+    }
+}
+
+/// Whether a message has been worked on for so long that its next name has to wait for another delivery.
+fn is_in_hand_for_long(clock: &Clock) -> bool {
+    clock.elapsed() >= failpoint::shortened(IN_HAND_MAX)
+}
+
+fn report_held(message: &Message, held: &Held) {
+    let (id, error) = (message.id(), &held.refusal);
+    if let Refusal::Unheard { .. } = held.refusal {
+        tracing::error!(
+            message.id = id,
+            error = %error,
+            "nobody takes an answer: its message stays in hand, and nothing more is consumed until somebody does"
+        );
+    } else {
+        tracing::error!(
+            message.id = id,
+            op = held.op.label(),
+            error = %error,
+            "the broker refuses every copy of this message: it stays in hand and is offered again, others go on. Raise the broker's \
+             limit that the error names, or remove the message from the main queue"
+        );
+    }
+}
+
+/// How the names of a message ended, whichever way they were called for.
+trait Ends {
+    /// The first failure that passes by itself.
+    fn passing_failure(&self) -> Option<&Verdict>;
+
+    /// The same, seen from a daemon that has found the API unreachable meanwhile.
+    fn excused(self) -> Self;
+}
+
+impl Ends for Vec<NameEnd> {
+    fn passing_failure(&self) -> Option<&Verdict> {
+        self.iter().find_map(NameEnd::passing_failure)
+    }
+
+    fn excused(self) -> Self {
+        self.into_iter().map(NameEnd::excused).collect()
+    }
+}
+
+impl Ends for Swept {
+    fn passing_failure(&self) -> Option<&Verdict> {
+        self.all_ends().find_map(NameEnd::passing_failure)
+    }
+
+    fn excused(self) -> Self {
+        Swept::excused(self)
     }
 }

@@ -3,18 +3,19 @@ use super::{Processed, Worker};
 use convgroup_broker::delivery::Message;
 use convgroup_domain::code::Verdict;
 use convgroup_domain::decide::{Outcome, Summary};
+use convgroup_domain::message::Target;
 use convgroup_host::clock::Clock;
 
 impl Worker {
     pub(super) fn settled(&self, message: &Message, processed: &Processed, clock: &Clock) {
         let published_ms = message.published_ms(clock.start_ms());
         let age_ms = clock.now_ms().saturating_sub(published_ms).max(0);
-        self.count(&processed.decided.summary, age_ms);
+        self.count(processed, age_ms);
         self.log(message, processed, age_ms);
     }
 
-    fn count(&self, summary: &Summary, age_ms: i64) {
-        let metrics = &self.metrics;
+    fn count(&self, processed: &Processed, age_ms: i64) {
+        let (metrics, summary) = (&self.metrics, &processed.decided.summary);
         let outcome = summary.outcome.label();
         metrics
             .messages_settled_total
@@ -39,6 +40,12 @@ impl Worker {
                 .inc();
             names(Outcome::DeadLettered, letter.names);
         }
+        if let Some(told) = &processed.outcome {
+            metrics
+                .outcomes_total
+                .with_label_values(&[told.data.status.label()])
+                .inc();
+        }
     }
 
     /// Info when odd, debug when normal. The API's own text is not in it: it may name users and groups.
@@ -62,11 +69,14 @@ impl Worker {
         let meaning = verdict.map_or("", |verdict| verdict.row.meaning.as_str());
         let (user, groups, count, malformed) = match &processed.event {
             Ok(event) => {
-                let groups = self.ids.show_all(event.groups());
+                let names = match event.target() {
+                    Target::Named(names) => names,
+                    Target::All => &processed.found,
+                };
                 (
                     self.ids.show(event.user()),
-                    groups,
-                    event.groups().len(),
+                    self.ids.show_all(names),
+                    names.len(),
                     String::new(),
                 )
             }

@@ -244,7 +244,7 @@ impl World {
         };
         let (mut answers, mut suspended) = (answers.iter(), *suspended);
         let (mut ends, mut fates) = (Vec::new(), BTreeMap::new());
-        for group in event.groups() {
+        for group in event.names() {
             let (end, fate) = match ends.last() {
                 Some(NameEnd::Interrupted) => (NameEnd::Interrupted, Fate::Free),
                 _ => self.delete(event.user(), group, &mut answers, *probe_is_healthy),
@@ -281,7 +281,7 @@ impl World {
         match (self.daemon, decision) {
             (Daemon::AcksPassingFailures, _) => {
                 let acked = |end: &NameEnd| match end.passing_failure() {
-                    Some(_) => NameEnd::Gone,
+                    Some(verdict) => NameEnd::Gone(verdict.clone()),
                     None => end.clone(),
                 };
                 let ends: Vec<NameEnd> = ends.iter().map(acked).collect();
@@ -290,6 +290,7 @@ impl World {
             (Daemon::CountsHandBacks, Decision::HandBack) => Decision::Ack(vec![Successor {
                 to: Destination::Tier(0),
                 left: Some(event.all_left()),
+                places: (0..event.names().len()).collect(),
                 attempt: attempt.failed_again(),
                 verdict: None,
                 info: String::new(),
@@ -367,7 +368,7 @@ impl World {
                     .iter()
                     .filter(|it| {
                         let left = it.left.as_ref();
-                        left.is_none_or(|left| left.groups().contains(name))
+                        left.is_none_or(|left| left.names().contains(name))
                     })
                     .map(|it| match it.to {
                         Destination::Tier(_) => "queued".to_owned(),

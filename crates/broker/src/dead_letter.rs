@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 
 use super::delivery::{Message, text};
 use super::successor::{
-    BODY_BYTES, CAUSE, CLASS, CODE, FAILED_AT, INFO, REDRIVE_RUN, REDRIVES, is_brokers_count,
+    BODY_BYTES, CAUSE, CLASS, CODE, FAILED_AT, INFO, REDRIVE_RUN, is_brokers_count,
 };
 use convgroup_domain::attempt::ATTEMPT;
 use convgroup_domain::dead_letter::{DeadLetter, NONE, brokers_cause};
+use convgroup_domain::request::REDRIVES;
 
 /// By what a letter is known again: all that the broker does not change.
 pub type Fingerprint = u64;

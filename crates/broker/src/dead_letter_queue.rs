@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 
 use super::connect::{Role, connect_any};
 use super::dead_letter::{Fingerprint, fingerprint};
-use super::delivery::Delivery;
+use super::delivery::{Delivery, Message};
 use super::error::Busy;
 use super::events::Observer;
 use super::fault::Fault;
 use super::life::Life;
-use super::publisher::Publisher;
+use super::publisher::{Publisher, To};
 use super::successor::redriven;
-use super::{BrokerError, bounded, declare, watch};
+use super::{BrokerError, bounded, declare, settle, watch};
 use crate::settings::Amqp;
+use convgroup_domain::outcome::OutcomeEvent;
 use convgroup_domain::topology::Topology;
 use futures_util::StreamExt;
 use futures_util::stream::SelectAll;
@@ -210,10 +211,30 @@ impl DeadLetterQueue {
         let properties = redriven(&letter.message, run, self.publisher.frame_max());
         let published = self
             .publisher
-            .publish(&self.topology.main.name, properties, &letter.message.body)
+            .publish(
+                To::Queue(&self.topology.main.name),
+                properties,
+                &letter.message.body,
+            )
             .await;
         match published {
             Ok(()) => self.remove(letter).await,
+            Err(err) => Err(self.publisher.explained(err).await),
+        }
+    }
+
+    /// Publishes the answer to a letter, confirmed: for one that is to be removed.
+    ///
+    /// # Errors
+    /// The answer is not confirmed; the letter should stay then.
+    pub async fn answer(
+        &self,
+        letter: &Message,
+        outcome: &OutcomeEvent,
+    ) -> Result<(), BrokerError> {
+        let answered = settle::answer(letter, outcome, &self.topology, &self.publisher).await;
+        match answered {
+            Ok(()) => Ok(()),
             Err(err) => Err(self.publisher.explained(err).await),
         }
     }

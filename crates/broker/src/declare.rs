@@ -1,7 +1,7 @@
 //! Declaring exchange and queues, or verifying that they are there.
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::{Channel, Connection};
 
 use super::address::BrokerAddress;
 use super::connect::{Role, connect_any};
@@ -9,7 +9,7 @@ use super::error::{Object, Right, TopologyError};
 use super::fault::{Fault, Meaning};
 use super::settings::Amqp;
 use super::{BrokerError, bounded};
-use convgroup_domain::topology::{Argument, Queue, ROUTING_KEY, Topology};
+use convgroup_domain::topology::{Argument, Binding, Exchange, ExchangeKind, Queue, Topology};
 
 /// A connection for whoever looks after exchange and queues: declares them, or says how they stand.
 #[derive(Debug)]
@@ -76,24 +76,23 @@ impl TopologyConnection {
         Ok(standings)
     }
 
-    /// How the exchange stands. Nothing is created. Its bindings can't be asked over AMQP.
+    /// How an exchange stands. Nothing is created. Its bindings can't be asked over AMQP.
     ///
     /// # Errors
     /// The broker did not answer, or answered nothing that says how the exchange stands.
     pub async fn exchange(
         &self,
-        topology: &Topology,
+        exchange: Exchange<'_>,
         comparison: Comparison,
     ) -> Result<Standing, BrokerError> {
         let channel = bounded("opening a channel", self.connection.create_channel()).await?;
-        let exchange = topology.exchange.as_str();
-        let standing = match look_at_exchange(&channel, exchange).await {
+        let standing = match look_at_exchange(&channel, exchange.name).await {
             Ok(()) => match comparison {
                 Comparison::Existence => Ok(Standing::Same),
                 // It exists: declaring it creates nothing, it only compares.
                 Comparison::Arguments => standing(declare_exchange(&channel, exchange).await),
             },
-            Err(err) => exchange_unseen(err, exchange, comparison),
+            Err(err) => exchange_unseen(err, exchange.name, comparison),
         };
         close(&channel).await;
         standing
@@ -109,27 +108,35 @@ pub(crate) async fn declare(
     topology: &Topology,
 ) -> Result<(), BrokerError> {
     let channel = bounded("opening a channel", connection.create_channel()).await?;
-    let exchange = topology.exchange.as_str();
-    declare_exchange(&channel, exchange).await?;
+    for exchange in topology.exchanges() {
+        declare_exchange(&channel, exchange).await?;
+    }
     for queue in topology.queues() {
         declare_queue(&channel, queue).await?;
     }
-    let (options, table) = (QueueBindOptions::default(), FieldTable::default());
-    let bound = channel.queue_bind(
-        topology.main.name.as_str().into(),
-        exchange.into(),
-        ROUTING_KEY.into(),
-        options,
-        table,
-    );
-    bounded("binding the queue", bound)
-        .await
-        .map_err(|err| explained(err, || binding(topology)))?;
+    for binding in topology.bindings() {
+        bind(&channel, binding).await?;
+    }
     close(&channel).await;
     Ok(())
 }
 
-/// Verifies that the queues exist; their arguments can't be seen this way.
+async fn bind(channel: &Channel, binding: Binding<'_>) -> Result<(), BrokerError> {
+    let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+    let bound = channel.queue_bind(
+        binding.queue.into(),
+        binding.exchange.into(),
+        binding.routing_key.into(),
+        options,
+        table,
+    );
+    bounded("binding a queue", bound)
+        .await
+        .map_err(|err| explained(err, || bound_object(binding)))
+}
+
+/// Verifies that the queues exist, and the exchange for answers; arguments can't be seen this way. The exchange of the publishers is
+/// not looked at: a daemon that declares nothing needs no right on it.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] names the first that is missing, [`BrokerError::Denied`] the first that may not be looked at.
@@ -143,7 +150,31 @@ pub(crate) async fn verify(
             .await
             .map_err(|err| unseen(err, &queue.name))?;
     }
+    answers_have_a_place(&channel, topology).await?;
     close(&channel).await;
+    Ok(())
+}
+
+/// Makes sure that the exchange and the ledger for answers are there, if answers are given.
+///
+/// # Errors
+/// As [`verify`]. When one is missing the channel is closed by the broker.
+pub(crate) async fn answers_have_a_place(
+    channel: &Channel,
+    topology: &Topology,
+) -> Result<(), BrokerError> {
+    let Some(outcomes) = &topology.outcomes else {
+        return Ok(());
+    };
+    let exchange = outcomes.exchange.as_str();
+    look_at_exchange(channel, exchange)
+        .await
+        .map_err(|err| explained(err, || Object::Exchange(exchange.to_owned())))?;
+    if let Some(ledger) = &outcomes.ledger {
+        depth(channel, &ledger.name)
+            .await
+            .map_err(|err| unseen(err, &ledger.name))?;
+    }
     Ok(())
 }
 
@@ -245,21 +276,29 @@ async fn look_at_exchange(channel: &Channel, exchange: &str) -> Result<(), Broke
         ..ExchangeDeclareOptions::default()
     };
     // A passive one compares nothing, the kind neither.
-    let (kind, table) = (ExchangeKind::Direct, FieldTable::default());
+    let (kind, table) = (lapin::ExchangeKind::Direct, FieldTable::default());
     let looked = channel.exchange_declare(exchange.into(), kind, options, table);
-    bounded("looking at the exchange", looked).await
+    bounded("looking at an exchange", looked).await
 }
 
-async fn declare_exchange(channel: &Channel, exchange: &str) -> Result<(), BrokerError> {
+async fn declare_exchange(channel: &Channel, exchange: Exchange<'_>) -> Result<(), BrokerError> {
     let options = ExchangeDeclareOptions {
         durable: true,
         ..ExchangeDeclareOptions::default()
     };
-    let (kind, table) = (ExchangeKind::Direct, FieldTable::default());
-    let declared = channel.exchange_declare(exchange.into(), kind, options, table);
-    bounded("declaring the exchange", declared)
+    let (kind, table) = (kind(exchange), FieldTable::default());
+    let declared = channel.exchange_declare(exchange.name.into(), kind, options, table);
+    bounded("declaring an exchange", declared)
         .await
-        .map_err(|err| explained(err, || Object::Exchange(exchange.to_owned())))
+        .map_err(|err| explained(err, || Object::Exchange(exchange.name.to_owned())))
+}
+
+/// The kind of an exchange, as the client library calls it.
+pub(crate) const fn kind(exchange: Exchange<'_>) -> lapin::ExchangeKind {
+    match exchange.kind {
+        ExchangeKind::Direct => lapin::ExchangeKind::Direct,
+        ExchangeKind::Topic => lapin::ExchangeKind::Topic,
+    }
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerError> {
@@ -292,11 +331,11 @@ pub(crate) fn arguments(queue: &Queue) -> FieldTable {
     table
 }
 
-/// The binding of the main queue.
-pub(crate) fn binding(topology: &Topology) -> Object {
+/// A binding, as errors name it.
+pub(crate) fn bound_object(binding: Binding<'_>) -> Object {
     Object::Binding {
-        queue: topology.main.name.clone(),
-        exchange: topology.exchange.clone(),
+        queue: binding.queue.to_owned(),
+        exchange: binding.exchange.to_owned(),
     }
 }
 
@@ -366,7 +405,7 @@ mod tests {
         ] {
             let text = text.to_owned();
             let fault = Fault::Reply(Reply { code, text });
-            let err = BrokerError::Failed("looking at the exchange", fault);
+            let err = BrokerError::Failed("looking at an exchange", fault);
             let found = format!("{:?}", exchange_unseen(err, "e", comparison));
             assert!(found.starts_with(wanted), "{found} is not {wanted}");
         }

@@ -10,7 +10,10 @@ use super::life::Life;
 use super::wire::stream::mark;
 use super::{BrokerError, bounded};
 use convgroup_domain::attempt::{self, Attempt};
+use convgroup_domain::cloudevent::Binary;
 use convgroup_domain::encoding::Declared;
+use convgroup_domain::message::DeleteGroups;
+use convgroup_domain::request::{self, Clues, Request};
 
 /// Longest part of a foreign message id that goes into a log line, in bytes.
 const ID_BYTES_MAX: usize = 128;
@@ -94,7 +97,49 @@ impl Message {
                 .as_ref()
                 .map(ShortString::as_str),
             kind: properties.kind().as_ref().map(ShortString::as_str),
+            binary: Binary::of(&self.headers().map(|(name, value)| {
+                let value = text_or_bytes(value).unwrap_or_default();
+                (name.as_str(), value)
+            })),
         }
+    }
+
+    /// What it says of its request. `cloudevents_id` is what its envelope says.
+    #[must_use]
+    pub fn request(&self, cloudevents_id: Option<&str>, event: Option<&DeleteGroups>) -> Request {
+        let kept = [
+            request::REQUEST_ID,
+            request::REQUEST_ID_FROM,
+            request::INDEX,
+        ]
+        .map(|name| self.text(name));
+        let [request_id, request_id_from, index] = kept.each_ref().map(Option::as_deref);
+        let properties = &self.properties;
+        let short = |text: &'_ Option<ShortString>| text.as_ref().map(ToString::to_string);
+        let (message_id, correlation_id) = (
+            short(properties.message_id()),
+            short(properties.correlation_id()),
+        );
+        let clues = Clues {
+            request_id,
+            request_id_from,
+            index,
+            groups: self.number(request::GROUPS),
+            redrives: self.number(request::REDRIVES),
+            cloudevents_id,
+            message_id: message_id.as_deref(),
+            correlation_id: correlation_id.as_deref(),
+            body: &self.body,
+        };
+        Request::read(&clues, event)
+    }
+
+    /// The headers.
+    fn headers(&self) -> impl Iterator<Item = (&ShortString, &AMQPValue)> + Clone {
+        let headers = self.properties.headers().as_ref();
+        headers
+            .into_iter()
+            .flat_map(|headers| headers.inner().iter())
     }
 
     /// Its history, from our headers.
@@ -107,15 +152,17 @@ impl Message {
         )
     }
 
-    /// When it was published, as far as known: its timestamp (AMQP counts seconds), or when we first saw it.
+    /// When it was published, as its publisher says: the timestamp, which counts seconds. Unix ms.
+    #[must_use]
+    pub fn timestamp_ms(&self, now_ms: i64) -> Option<i64> {
+        let seconds = i64::try_from((*self.properties.timestamp())?).ok()?;
+        attempt::plausible(seconds.checked_mul(1000)?, now_ms)
+    }
+
+    /// When it was published, as far as known: its timestamp, or when we first saw it.
     #[must_use]
     pub fn published_ms(&self, now_ms: i64) -> i64 {
-        let timestamp = self
-            .properties
-            .timestamp()
-            .and_then(|seconds| i64::try_from(seconds).ok());
-        timestamp
-            .and_then(|seconds| attempt::plausible(seconds.checked_mul(1000)?, now_ms))
+        self.timestamp_ms(now_ms)
             .unwrap_or_else(|| self.attempt(now_ms).first_seen_ms)
     }
 
@@ -145,6 +192,14 @@ pub(super) fn text(value: &AMQPValue) -> Option<String> {
         AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
         AMQPValue::ShortString(text) => Some(text.to_string()),
         _ => None,
+    }
+}
+
+/// A text among header values that may also be written as bytes, if these are UTF-8.
+fn text_or_bytes(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::ByteArray(bytes) => String::from_utf8(bytes.as_slice().to_vec()).ok(),
+        value => text(value),
     }
 }
 

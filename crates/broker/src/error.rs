@@ -130,6 +130,15 @@ pub enum TopologyError {
         /// The queue's name.
         queue: String,
     },
+    /// The ledger is gone, or bound no longer: an answer came back.
+    #[error(
+        "an answer was returned by the exchange {exchange}: its ledger is gone, or bound no longer. The next session declares and \
+         binds it anew"
+    )]
+    LedgerUnbound {
+        /// The exchange's name.
+        exchange: String,
+    },
     /// No queue is bound to the exchange: events came back.
     #[error(
         "exchange {exchange} has no queue bound with the routing key {ROUTING_KEY}: events were returned"
@@ -161,6 +170,8 @@ pub enum Right {
     Consume(String),
     /// Publish copies, through the default exchange.
     PublishCopies,
+    /// Publish answers to this exchange.
+    PublishOutcomes(String),
 }
 
 /// A right is missing.
@@ -191,6 +202,11 @@ impl fmt::Display for Denial {
             Right::Consume(queue) => write!(
                 f,
                 "this user may not read the queue {queue}: nothing can be consumed: {reply}"
+            ),
+            Right::PublishOutcomes(exchange) => write!(
+                f,
+                "this user may not write to the exchange {exchange}, to which answers are published (outcomes.enabled); nothing is \
+                 consumed without it: {reply}"
             ),
             Right::PublishCopies => write!(
                 f,

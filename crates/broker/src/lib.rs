@@ -7,6 +7,7 @@
 //! any more, acks included, so consuming and publishing are apart; an unroutable publish is confirmed all the same; an ack on
 //! a closed channel is no error in lapin.
 pub mod address;
+pub mod answers;
 pub mod connect;
 pub mod dead_letter;
 pub mod dead_letter_queue;

@@ -21,10 +21,15 @@ pub enum Refusal {
     HeadersTooLarge,
     /// It said no (`basic.nack`) each time.
     Nacked {
-        /// The queue that did not take it.
-        queue: String,
+        /// The queue or exchange that did not take it.
+        to: String,
         /// How often it was tried.
         tries: u32,
+    },
+    /// An answer came back: nobody is bound to the exchange.
+    Unheard {
+        /// The exchange.
+        exchange: String,
     },
 }
 
@@ -46,7 +51,7 @@ impl Refusal {
     pub const fn speaks_of_the_message(&self) -> bool {
         match self {
             Self::Reply(_) | Self::Unwritable(_) | Self::HeadersTooLarge => true,
-            Self::Nacked { .. } => false,
+            Self::Nacked { .. } | Self::Unheard { .. } => false,
         }
     }
 }
@@ -61,9 +66,14 @@ impl fmt::Display for Refusal {
             Self::HeadersTooLarge => {
                 f.write_str("a message can't be written as AMQP: its headers do not fit a frame")
             }
-            Self::Nacked { queue, tries } => write!(
+            Self::Unheard { exchange } => write!(
                 f,
-                "the broker refused {tries} times to take a message for {queue}: a length limit set by a policy is reached, or \
+                "answers can't be given: no queue is bound to the exchange {exchange}, and an answer came back. Bind a queue to it with \
+                 the routing key #, or set outcomes.ledger and let `convgroup-deleter topology apply` declare and bind it"
+            ),
+            Self::Nacked { to, tries } => write!(
+                f,
+                "the broker refused {tries} times to take a message for {to}: a length limit set by a policy is reached, or \
                  the queue has lost the majority of its members"
             ),
         }

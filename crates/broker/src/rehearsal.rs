@@ -4,17 +4,17 @@
 //! refuses is answered by 403 where the right is missing, else by 406, and does nothing.
 use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::{Channel, Connection};
 
 use super::connect::{Role, connect, connect_any};
 use super::declare::TopologyConnection;
 use super::error::{Object, Right};
 use super::fault::Meaning;
-use super::publisher::{self, may_publish};
+use super::publisher::{self, may_answer, may_publish};
 use super::rights::Remedy;
 use super::{BrokerError, bounded, declare};
 use crate::settings::Amqp;
-use convgroup_domain::topology::Queue;
+use convgroup_domain::topology::{Binding, Exchange, Queue};
 
 /// Channels on the connection that consumes: for declaring, consuming and the depths.
 const CONSUME_CHANNELS: usize = 3;
@@ -62,9 +62,7 @@ impl<'a> Rehearsal<'a> {
     ///
     /// # Errors
     /// Which right is missing.
-    pub async fn may_declare_exchange(&self) -> Result<(), BrokerError> {
-        let topology = &self.amqp.topology;
-        let exchange = topology.exchange.as_str();
+    pub async fn may_declare_exchange(&self, exchange: Exchange<'_>) -> Result<(), BrokerError> {
         let channel = channel(&self.consume.connection).await?;
         let options = ExchangeDeclareOptions {
             durable: true,
@@ -75,31 +73,33 @@ impl<'a> Rehearsal<'a> {
             "alternate-exchange",
             AMQPValue::Boolean(true),
         );
-        let declared =
-            channel.exchange_declare(exchange.into(), ExchangeKind::Direct, options, wrong);
-        let asked = bounded("asking whether the exchange may be declared", declared).await;
-        let object = || Object::Exchange(exchange.to_owned());
+        let declared = channel.exchange_declare(
+            exchange.name.into(),
+            declare::kind(exchange),
+            options,
+            wrong,
+        );
+        let asked = bounded("asking whether an exchange may be declared", declared).await;
+        let object = || Object::Exchange(exchange.name.to_owned());
         granted(asked).map_err(|err| self.remedied(declare::explained(err, object)))
     }
 
-    /// Whether the main queue may be bound to the exchange.
+    /// Whether a queue may be bound to an exchange.
     ///
     /// # Errors
     /// Which right is missing.
-    pub async fn may_bind(&self) -> Result<(), BrokerError> {
-        let topology = &self.amqp.topology;
-        let (exchange, main) = (topology.exchange.as_str(), topology.main.name.as_str());
+    pub async fn may_bind(&self, binding: Binding<'_>) -> Result<(), BrokerError> {
         // Unbinding what is not bound takes the rights of binding, and does nothing.
         let key = format!("convgroup-nobody-{:016x}", rand::random::<u64>());
         let channel = channel(&self.consume.connection).await?;
         let unbound = channel.queue_unbind(
-            main.into(),
-            exchange.into(),
+            binding.queue.into(),
+            binding.exchange.into(),
             key.into(),
             FieldTable::default(),
         );
-        let asked = bounded("asking whether the queue may be bound", unbound).await;
-        let object = || declare::binding(topology);
+        let asked = bounded("asking whether a queue may be bound", unbound).await;
+        let object = || declare::bound_object(binding);
         granted(asked).map_err(|err| self.remedied(declare::explained(err, object)))
     }
 
@@ -136,6 +136,16 @@ impl<'a> Rehearsal<'a> {
     /// As [`may_publish`].
     pub async fn may_publish(&self) -> Result<(), BrokerError> {
         may_publish(&self.publish)
+            .await
+            .map_err(|err| self.remedied(err))
+    }
+
+    /// Whether answers may be published, to an exchange that is there. Nothing is published by asking.
+    ///
+    /// # Errors
+    /// As [`may_answer`].
+    pub async fn may_answer(&self, exchange: &str) -> Result<(), BrokerError> {
+        may_answer(&self.publish, exchange)
             .await
             .map_err(|err| self.remedied(err))
     }

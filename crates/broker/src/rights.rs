@@ -25,11 +25,28 @@ impl Rights {
             return Self::of_deployer(topology);
         }
         let main = regex(&topology.main.name);
+        let (mut write, mut read) = (format!(r"amq\.default|{main}\..*"), main);
+        if let Some(outcomes) = &topology.outcomes {
+            write = format!("{write}|{}", regex(&outcomes.exchange));
+        }
+        if let Some(ledger) = topology.ledger() {
+            read = format!("({read}|{})", regex(&ledger.name));
+        }
         Self {
             configure: "^$".to_owned(),
-            write: format!(r"^(amq\.default|{main}\..*)$"),
-            read: format!("^{main}$"),
+            write: format!("^({write})$"),
+            read: format!("^{read}$"),
         }
+    }
+
+    /// The least rights of whoever reads the ledger; nothing where there is none.
+    #[must_use]
+    pub fn of_auditor(topology: &Topology) -> Option<Self> {
+        Some(Self {
+            configure: "^$".to_owned(),
+            write: "^$".to_owned(),
+            read: format!("^{}$", regex(&topology.ledger()?.name)),
+        })
     }
 
     /// The least rights of a publisher.
@@ -45,9 +62,15 @@ impl Rights {
     /// The least rights of whoever declares.
     #[must_use]
     pub fn of_deployer(topology: &Topology) -> Self {
+        let exchanges: Vec<String> = topology
+            .exchanges()
+            .map(|exchange| regex(exchange.name))
+            .collect();
+        let ledger = topology.ledger();
+        let ledger = ledger.map_or_else(String::new, |it| format!("|{}", regex(&it.name)));
         let names = format!(
-            r"{}|{}(\..*)?",
-            regex(&topology.exchange),
+            r"{}|{}(\..*)?{ledger}",
+            exchanges.join("|"),
             regex(&topology.main.name)
         );
         Self {
@@ -83,6 +106,12 @@ impl Remedy {
     #[must_use]
     pub fn of_daemon(address: &BrokerAddress, amqp: &Amqp) -> Self {
         Self::new(address, &Rights::of_daemon(&amqp.topology, amqp.declare))
+    }
+
+    /// For whoever reads the ledger with this address.
+    #[must_use]
+    pub fn of_auditor(address: &BrokerAddress, amqp: &Amqp) -> Option<Self> {
+        Some(Self::new(address, &Rights::of_auditor(&amqp.topology)?))
     }
 
     /// For whoever declares with this address.
@@ -155,16 +184,27 @@ mod tests {
 
     use super::super::fault::{Fault, Reply};
     use super::*;
+    use convgroup_domain::topology::Outcomes;
 
     #[test]
     fn names_are_escaped_for_the_expression_and_quoted_for_the_shell() {
         let topology = Topology::new("it's", "chat+delete", &[Duration::from_secs(1)]);
+        let outcomes = Outcomes::new("an.swers", "led+ger", Duration::from_secs(1));
+        let answering = topology.clone().with_outcomes(Some(outcomes));
+        let auditor = Rights::of_auditor(&answering).unwrap();
+        assert_eq!(Rights::of_auditor(&topology), None);
         let lines = [
+            Rights::of_daemon(&answering, false).line("/", "daemon"),
+            Rights::of_daemon(&answering, true).line("/", "daemon"),
+            auditor.line("/", "auditor"),
             Rights::of_daemon(&topology, false).line("/", "daemon"),
             Rights::of_daemon(&topology, true).line("a b", "da'emon"),
             Rights::of_publisher(&topology).line("chat", "publisher"),
         ];
         expect![[r#"
+            rabbitmqctl set_permissions -p / daemon '^$' '^(amq\.default|chat\+delete\..*|an\.swers)$' '^(chat\+delete|led\+ger)$'
+            rabbitmqctl set_permissions -p / daemon '^(it'\''s|an\.swers|chat\+delete(\..*)?|led\+ger)$' '^(it'\''s|an\.swers|chat\+delete(\..*)?|led\+ger|amq\.default)$' '^(it'\''s|an\.swers|chat\+delete(\..*)?|led\+ger)$'
+            rabbitmqctl set_permissions -p / auditor '^$' '^$' '^led\+ger$'
             rabbitmqctl set_permissions -p / daemon '^$' '^(amq\.default|chat\+delete\..*)$' '^chat\+delete$'
             rabbitmqctl set_permissions -p 'a b' 'da'\''emon' '^(it'\''s|chat\+delete(\..*)?)$' '^(it'\''s|chat\+delete(\..*)?|amq\.default)$' '^(it'\''s|chat\+delete(\..*)?)$'
             rabbitmqctl set_permissions -p chat publisher '^$' '^it'\''s$' '^$'

@@ -10,6 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 
 use super::address::BrokerAddress;
+use super::answers::Answers;
 use super::connect::{Role, connect};
 use super::delivery::Delivery;
 use super::events::{BrokerEvent, Observer};
@@ -36,6 +37,8 @@ pub struct Session {
     remedy: Remedy,
     /// Publishes successors on the second connection.
     pub publisher: Publisher,
+    /// What is known of answers.
+    pub answers: Answers,
     life: Arc<Life>,
 }
 
@@ -91,12 +94,16 @@ impl Session {
             consumers: AtomicU64::new(0),
             remedy: Remedy::of_daemon(address, amqp),
             publisher,
+            answers: Answers::new(is_in_doubt(amqp)),
             life,
         };
         session.watch(amqp).await?;
+        // Last, and watched: during an alarm the broker does not read this connection any more.
         if ask != Ask::Nothing {
-            // Last, and watched: during an alarm the broker does not read this connection any more.
             session.publisher.may_publish().await?;
+        }
+        if let Some(outcomes) = &amqp.topology.outcomes {
+            session.publisher.may_answer(&outcomes.exchange).await?;
         }
         Ok(session)
     }
@@ -179,6 +186,11 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.life.end("dropped");
     }
+}
+
+/// Whether somebody else has to have bound a queue for answers.
+fn is_in_doubt(amqp: &Amqp) -> bool {
+    amqp.topology.outcomes.is_some() && !(amqp.declare && amqp.topology.ledger().is_some())
 }
 
 /// The stream of deliveries of one consumer.

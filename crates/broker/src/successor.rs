@@ -10,6 +10,9 @@ use super::wire::HEADERS_DROPPED;
 use convgroup_domain::attempt::{ATTEMPT, FIRST_SEEN};
 use convgroup_domain::decide::{Destination, Successor};
 use convgroup_domain::message::NamesLeft;
+use convgroup_domain::moment;
+use convgroup_domain::outcome::{APP_ID, CONTENT_TYPE, OutcomeEvent, TYPE};
+use convgroup_domain::request::{GROUPS, INDEX, REDRIVES, REQUEST_ID, REQUEST_ID_FROM, Request};
 use convgroup_domain::text::hex;
 
 pub(super) const CAUSE: &str = "convgroup-cause";
@@ -17,19 +20,27 @@ pub(super) const CODE: &str = "convgroup-code";
 pub(super) const CLASS: &str = "convgroup-class";
 pub(super) const INFO: &str = "convgroup-info";
 pub(super) const FAILED_AT: &str = "convgroup-failed-at";
-/// How often a dead letter was redriven.
-pub(super) const REDRIVES: &str = "convgroup-redrives";
 /// The redrive that sent it last: how a redrive recognizes what comes back dead.
 pub(super) const REDRIVE_RUN: &str = "convgroup-redrive-run";
 /// Of a dead letter without a body: how many bytes the body had.
 pub(super) const BODY_BYTES: &str = "convgroup-body-bytes";
 /// And its SHA-256, in hex.
 pub(super) const BODY_SHA256: &str = "convgroup-body-sha256";
-const TRACEPARENT: &str = "traceparent";
-/// Headers that travel on where foreign ones do not.
-const RESCUED: [&str; 3] = [TRACEPARENT, REDRIVES, REDRIVE_RUN];
-/// Longest value of one of them, in bytes. A W3C traceparent has 55; whatever is far longer is none.
-const RESCUED_BYTES_MAX: usize = 256;
+/// Headers of a trace (W3C Trace Context). They travel on where foreign ones do not, and go into answers.
+const TRACE: [&str; 2] = ["traceparent", "tracestate"];
+/// Headers of ours that stay as they are on a copy: what happened on an earlier hop stays true.
+const KEPT: [&str; 7] = [
+    HEADERS_DROPPED,
+    REDRIVES,
+    REDRIVE_RUN,
+    REQUEST_ID,
+    REQUEST_ID_FROM,
+    INDEX,
+    GROUPS,
+];
+/// Longest value of a header that travels on where foreign ones do not, in bytes (contract). The longest of ours, the places of a
+/// hundred names, has 289.
+const RESCUED_BYTES_MAX: usize = 512;
 
 /// How much of its message a copy carries. Where the broker refuses a copy, the next one is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,14 +104,15 @@ pub(crate) struct Copy<'m> {
     pub body: Cow<'m, [u8]>,
 }
 
-/// Makes a copy of `message`; nothing where its header would not fit a frame, or where this extent leaves out nothing more.
+/// Makes a copy of `message`, which belongs to `request`; nothing where its header would not fit a frame, or where this extent leaves out nothing more.
 ///
 /// What [`carried`] keeps and foreign headers survive. Left out are: `expiration` (it would make the copy vanish), `user_id` (the
 /// broker refuses a foreign one), `priority` (our queues have none), and the headers in [`is_left_out`]. If the rest would not fit
-/// half a frame, only ours and [`RESCUED`] travel.
+/// half a frame, only ours and the trace travel.
 #[must_use]
 pub(crate) fn copy<'m>(
     message: &'m Message,
+    request: &Request,
     successor: &'m Successor,
     extent: Extent,
     now_ms: i64,
@@ -108,7 +120,7 @@ pub(crate) fn copy<'m>(
 ) -> Option<Copy<'m>> {
     let body = body(message, successor, extent)?;
     let foreign = foreign(message);
-    let mut ours = ours(successor, now_ms);
+    let mut ours = ours(request, successor, now_ms);
     if !extent.has_body() {
         name_body(&mut ours, &message.body);
     }
@@ -117,11 +129,17 @@ pub(crate) fn copy<'m>(
     } else {
         with(rescued(&foreign), &ours)
     };
-    let properties = if extent.has_foreign() {
+    let mut properties = if extent.has_foreign() {
         carried(message)
     } else {
         named(message)
     };
+    // It may declare the envelope without which the body can't be read.
+    if extent == Extent::Body
+        && let Some(content_type) = message.properties.content_type()
+    {
+        properties = properties.with_content_type(content_type.clone());
+    }
     let properties = properties.with_headers(headers);
     (header_frame_bytes(&properties) <= frame_max as usize).then_some(Copy { properties, body })
 }
@@ -190,7 +208,7 @@ pub(crate) fn redriven(message: &Message, run: &str, frame_max: u32) -> BasicPro
     carried(message).with_headers(joined(foreign, &ours, frame_max))
 }
 
-/// Foreign headers and ours, in half a frame: if the foreign ones do not fit, only [`RESCUED`] of them travel.
+/// Foreign headers and ours, in half a frame: if the foreign ones do not fit, only those of [`rescued`] travel.
 fn joined(foreign: FieldTable, ours: &FieldTable, frame_max: u32) -> FieldTable {
     let fits = table_bytes(&foreign) + table_bytes(ours) <= frame_max as usize / 2;
     let foreign = if fits { foreign } else { rescued(&foreign) };
@@ -238,8 +256,7 @@ fn carried(message: &Message) -> BasicProperties {
 /// Headers that no copy carries: the broker's own history, which is wrong on a copy; a kept CC would route a dead letter
 /// back into the queue; ours are written anew.
 fn is_left_out(name: &str) -> bool {
-    // What happened on an earlier hop stays true.
-    if matches!(name, HEADERS_DROPPED | REDRIVES | REDRIVE_RUN) {
+    if KEPT.contains(&name) {
         return false;
     }
     is_brokers_count(name)
@@ -268,20 +285,54 @@ fn foreign(message: &Message) -> FieldTable {
     foreign
 }
 
+/// The headers that travel on where foreign ones do not: those of a trace, and ours that are kept.
 fn rescued(foreign: &FieldTable) -> FieldTable {
-    let mut rescued = FieldTable::default();
-    rescued.insert(HEADERS_DROPPED.into(), AMQPValue::Boolean(true));
-    for name in RESCUED {
+    let mut rescued = trace(foreign);
+    for name in KEPT {
         if let Some(value) = foreign.inner().get(name)
             && value_bytes(value) <= RESCUED_BYTES_MAX
         {
             rescued.insert(name.into(), value.clone());
         }
     }
+    rescued.insert(HEADERS_DROPPED.into(), AMQPValue::Boolean(true));
     rescued
 }
 
-fn ours(successor: &Successor, now_ms: i64) -> FieldTable {
+/// The headers of a trace, where they are long strings of at most [`RESCUED_BYTES_MAX`]. No other header of a publisher goes into a
+/// message to a stream: one of the type decimal would end the whole connection (541, measured on 3.10, 4.0 and 4.3).
+fn trace(headers: &FieldTable) -> FieldTable {
+    let mut trace = FieldTable::default();
+    for name in TRACE {
+        if let Some(value @ AMQPValue::LongString(text)) = headers.inner().get(name)
+            && text.as_bytes().len() <= RESCUED_BYTES_MAX
+        {
+            trace.insert(name.into(), value.clone());
+        }
+    }
+    trace
+}
+
+/// The properties of the answer to a message.
+#[must_use]
+pub(super) fn answer(message: &Message, outcome: &OutcomeEvent) -> BasicProperties {
+    let correlation_id = message.properties.correlation_id().as_ref();
+    let correlation_id = correlation_id.filter(|id| !id.as_str().is_empty());
+    let request_id = || ShortString::from(outcome.data.request.id.as_str());
+    let seconds = moment::parse(&outcome.time).unwrap_or_default() / 1000;
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type(CONTENT_TYPE.into())
+        .with_message_id(outcome.id.as_str().into())
+        .with_type(TYPE.into())
+        .with_correlation_id(correlation_id.cloned().unwrap_or_else(request_id))
+        .with_timestamp(u64::try_from(seconds).unwrap_or_default())
+        .with_app_id(APP_ID.into());
+    let headers = message.properties.headers().as_ref();
+    properties.with_headers(headers.map_or_else(FieldTable::default, trace))
+}
+
+fn ours(request: &Request, successor: &Successor, now_ms: i64) -> FieldTable {
     let mut ours = FieldTable::default();
     let mut text = |name: &str, value: &str| {
         ours.insert(ShortString::from(name), AMQPValue::LongString(value.into()));
@@ -298,9 +349,18 @@ fn ours(successor: &Successor, now_ms: i64) -> FieldTable {
     if !successor.info.is_empty() {
         text(INFO, &successor.info);
     }
+    text(REQUEST_ID, &request.id);
+    text(REQUEST_ID_FROM, request.id_from.label());
+    let index = request.index(&successor.places);
+    if let Some(index) = &index {
+        text(INDEX, index);
+    }
     let mut number = |name: &str, value: i64| {
         ours.insert(ShortString::from(name), AMQPValue::LongLongInt(value));
     };
+    if index.is_some() {
+        number(GROUPS, i64::try_from(request.groups).unwrap_or(i64::MAX));
+    }
     number(ATTEMPT, i64::from(successor.attempt.failures));
     number(FIRST_SEEN, successor.attempt.first_seen_ms);
     number(FAILED_AT, now_ms);

@@ -1,7 +1,7 @@
 //! Watching a session from aside.
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{Stream, StreamExt};
 use lapin::{Channel, Event};
@@ -75,7 +75,7 @@ async fn watched(
                 tracing::warn!(
                     amqp.role = role.label(),
                     reason,
-                    "the broker blocks publishing (an alarm is on): deletions go on, delays and dead letters wait"
+                    "the broker blocks publishing (an alarm is on): deletions go on; delays, dead letters and answers wait"
                 );
                 life.tell(BrokerEvent::Blocked(true));
                 blocking(true);
@@ -98,18 +98,41 @@ async fn watched(
     }
 }
 
-/// Asks for the depths of the queues, tells them, and ends the session when the broker does not answer.
+/// Asks for the depths of the queues, tells them, and ends the session when the broker does not answer, or when answers have no place
+/// any more.
 pub(super) async fn depths(channel: Channel, amqp: Amqp, life: Arc<Life>) {
+    let mut places_seen = SystemTime::now();
     while life.is_on() {
         match ask_depths(&channel, &amqp).await {
             Ok(depths) => life.tell(BrokerEvent::Depths(depths)),
             Err(err) => life.end(err.to_string()),
+        }
+        match declare::answers_have_a_place(&channel, &amqp.topology).await {
+            Ok(()) => places_seen = SystemTime::now(),
+            Err(err) => {
+                if life.is_on() {
+                    tracing::warn!(
+                        error = %err,
+                        seen_last = moment(places_seen),
+                        missed_at = moment(SystemTime::now()),
+                        "answers have lost their place at the broker; what was answered between these moments went to whoever else was \
+                         bound. Nothing is consumed until it is there again"
+                    );
+                }
+                life.end(err.to_string());
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(DEPTH_INTERVAL) => {}
             () = life.over() => {}
         }
     }
+}
+
+fn moment(at: SystemTime) -> String {
+    let since_epoch = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+    convgroup_domain::moment::format_ms(ms)
 }
 
 async fn ask_depths(channel: &Channel, amqp: &Amqp) -> Result<Depths, BrokerError> {

@@ -5,7 +5,7 @@
 pub enum Reply {
     /// A reply with status 200 whose body carries an `ErrorCode`.
     Answer {
-        /// `ErrorCode`; 0 means deleted.
+        /// `ErrorCode`; 0 means deleted, or listed.
         code: i64,
         /// `ErrorInfo`, or nothing where the API sent none. Free text: it may name users and groups.
         info: String,
@@ -20,4 +20,27 @@ pub enum Reply {
     Reset,
     /// A reply with status 200 that is no answer, and why, in a few words that repeat none of it. For people; no class depends on it.
     BadBody(&'static str),
+}
+
+/// What a call does: the label `call` of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    /// It deletes a group.
+    Delete,
+    /// It lists groups.
+    List,
+}
+
+impl CallKind {
+    /// All kinds.
+    pub const ALL: [Self; 2] = [Self::Delete, Self::List];
+
+    /// The name used in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::List => "list",
+        }
+    }
 }

@@ -16,6 +16,10 @@ pub enum Point {
     AfterDelay,
     /// A dead letter is confirmed; the original is not acked.
     AfterDeadLetter,
+    /// All copies are confirmed; the answer is not published.
+    BeforeAnswer,
+    /// The answer is confirmed; the original is not acked.
+    AfterAnswer,
     /// Everything is done but the ack.
     BeforeAck,
     /// The ack is on its way.
@@ -31,6 +35,8 @@ impl Point {
             Self::AfterCall => "after_call",
             Self::AfterDelay => "after_delay",
             Self::AfterDeadLetter => "after_dead_letter",
+            Self::BeforeAnswer => "before_answer",
+            Self::AfterAnswer => "after_answer",
             Self::BeforeAck => "before_ack",
             Self::AfterAck => "after_ack",
         }

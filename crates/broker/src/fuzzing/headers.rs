@@ -8,13 +8,15 @@ use super::{message, on_the_wire, table_on_the_wire};
 use crate::dead_letter::letter;
 use crate::delivery::Message;
 use crate::successor::{Copy, Extent, copy, extents, redriven};
+use convgroup_domain::all_groups::{Swept, decide_all};
 use convgroup_domain::attempt::FAILURES_MAX;
 use convgroup_domain::decide::{
     Decided, Decision, Destination, NameEnd, RetryLimits, Successor, decide, decide_malformed,
 };
 use convgroup_domain::encoding::Declared;
-use convgroup_domain::message::{Malformed, decode, decode_declared};
+use convgroup_domain::message::{AllGroups, Decoded, Malformed, Target, decode_message};
 use convgroup_domain::reply::Reply;
+use convgroup_domain::request::Request;
 
 /// What brokers agree on: the least that AMQP allows, and what RabbitMQ proposes. In bytes.
 const FRAMES_MAX: [u32; 2] = [4096, 131_072];
@@ -33,12 +35,21 @@ pub fn headers(data: &[u8]) {
     };
     what_is_read_is_plausible(&message);
     what_explains_a_body_repeats_nothing(&message);
+    let request = request_of(&message);
     for successor in successors(&message) {
         for frame_max in FRAMES_MAX {
-            let first = copy(&message, &successor, Extent::Whole, NOW_MS, frame_max);
+            let first = copy(
+                &message,
+                &request,
+                &successor,
+                Extent::Whole,
+                NOW_MS,
+                frame_max,
+            );
             assert!(first.is_some(), "there is no copy");
             for &extent in extents(&successor) {
-                if let Some(copy) = copy(&message, &successor, extent, NOW_MS, frame_max) {
+                let copy = copy(&message, &request, &successor, extent, NOW_MS, frame_max);
+                if let Some(copy) = copy {
                     is_what_was_decided(&message, &successor, extent, copy, frame_max);
                 }
             }
@@ -47,6 +58,19 @@ pub fn headers(data: &[u8]) {
     for frame_max in FRAMES_MAX {
         is_given_a_new_life(&message, frame_max);
     }
+}
+
+/// The event of a message, and what its envelope calls it.
+fn decoded(message: &Message) -> Decoded {
+    decode_message(&message.body, &message.declared(), AllGroups::Accepted)
+}
+
+fn request_of(message: &Message) -> Request {
+    let Decoded {
+        cloudevents_id,
+        event,
+    } = decoded(message);
+    message.request(cloudevents_id.as_deref(), event.ok().as_ref())
 }
 
 fn is_given_a_new_life(message: &Message, frame_max: u32) {
@@ -62,6 +86,8 @@ fn is_given_a_new_life(message: &Message, frame_max: u32) {
     assert!(told.class.is_empty() && told.code.is_empty());
     let redrives = letter(message).redrives.clamp(0, i64::from(i32::MAX));
     assert_eq!(told.redrives, redrives + 1);
+    let (before, after) = (request_of(message), request_of(&again));
+    assert_eq!((after.id, after.id_from), (before.id, before.id_from));
 }
 
 fn is_what_was_decided(
@@ -97,7 +123,7 @@ fn is_what_was_decided(
 }
 
 fn carries_its_body(message: &Message, successor: &Successor, extent: Extent, copy: &Message) {
-    let event = decode(&message.body).ok();
+    let event = decoded(message).event.ok();
     match (event.zip(successor.left.as_ref()), extent) {
         (_, Extent::Properties | Extent::Name) => {
             assert!(copy.body.is_empty());
@@ -107,11 +133,30 @@ fn carries_its_body(message: &Message, successor: &Successor, extent: Extent, co
             assert_eq!(told, Some(&AMQPValue::LongLongInt(bytes)));
         }
         (Some((event, left)), _) => {
-            let carried = decode(&copy.body).expect("a copy can be read");
-            let said = (carried.user(), carried.groups());
-            assert_eq!(said, (event.user(), left.groups()));
+            let carried = decoded(copy).event.expect("a copy can be read");
+            let said = (carried.user(), carried.target());
+            assert_eq!(said, (event.user(), left.target()));
+            assert_eq!(carried.not_after_ms(), event.not_after_ms());
+            belongs_to_the_request(message, successor, copy);
         }
         (None, _) => assert!(copy.body == message.body, "a body is changed"),
+    }
+}
+
+/// A copy is of the same request, and its names have the places that they had.
+fn belongs_to_the_request(message: &Message, successor: &Successor, copy: &Message) {
+    let (first, second) = (request_of(message), request_of(copy));
+    assert_eq!((&first.id, first.id_from), (&second.id, second.id_from));
+    assert_eq!(
+        (first.round.min(1), first.groups),
+        (second.round.min(1), second.groups)
+    );
+    for (at_hand, &place) in successor.places.iter().enumerate() {
+        assert_eq!(
+            second.place(at_hand),
+            first.place(place),
+            "a name has another place"
+        );
     }
 }
 
@@ -129,12 +174,11 @@ fn what_explains_a_body_repeats_nothing(message: &Message) {
         content_type: Some(&content_type),
         content_encoding: Some(&content_encoding),
         kind: Some(&kind),
+        binary: message.declared().binary,
     };
-    if let Err(malformed) = decode_declared(&message.body, declared) {
+    if let Err(malformed) = decode_message(&message.body, &declared, AllGroups::Accepted).event {
         assert_silent(&format!("{malformed} {malformed:?}"));
     }
-    let read = decode_declared(&message.body, message.declared());
-    assert_eq!(read.is_ok(), decode(&message.body).is_ok());
 }
 
 fn what_is_read_is_plausible(message: &Message) {
@@ -157,17 +201,26 @@ fn successors(message: &Message) -> Vec<Successor> {
         NameEnd::of(CODES.classify(Reply::Answer { code, info }))
     };
     let mut decided = vec![decide_malformed(&Malformed::NotAnObject, attempt)];
-    if let Ok(event) = decode(&message.body) {
+    if let Ok(event) = decoded(message).event {
+        if event.target() == Target::All {
+            let swept = Swept::failed(answer(50004, "busy"));
+            let limits = RetryLimits {
+                attempts_max: FAILURES_MAX,
+                tiers: 4,
+            };
+            decided.push(decide_all(&event, &swept, attempt, limits));
+            return only_copies(decided);
+        }
         let ends = |three: [NameEnd; 3]| -> Vec<NameEnd> {
-            let names = event.groups().len();
+            let names = event.names().len();
             three.into_iter().cycle().take(names).collect()
         };
         let failed = ends([
             answer(51011, "no such group"),
             answer(50004, &"é".repeat(200)),
-            NameEnd::Deleted,
+            answer(0, ""),
         ]);
-        let throttled = ends([answer(60007, ""), NameEnd::Interrupted, NameEnd::Gone]);
+        let throttled = ends([answer(60007, ""), NameEnd::Interrupted, NameEnd::Expired]);
         for attempts_max in [1, FAILURES_MAX] {
             let limits = RetryLimits {
                 attempts_max,
@@ -177,6 +230,10 @@ fn successors(message: &Message) -> Vec<Successor> {
             decided.push(decide(&event, &throttled, attempt, limits));
         }
     }
+    only_copies(decided)
+}
+
+fn only_copies(decided: Vec<Decided>) -> Vec<Successor> {
     let successors = |decided: Decided| match decided.decision {
         Decision::Ack(successors) => successors,
         Decision::HandBack => Vec::new(),
