@@ -185,6 +185,7 @@ impl Ledger {
             access: self.access,
             start,
             seen: None,
+            node: 0,
             pauses: Intervals::reconnect(),
         }
     }
@@ -232,6 +233,9 @@ impl Access {
         let ledger = self.ledger.clone();
         match err.or_denied(|| Right::ReadLedger(ledger.clone())) {
             BrokerError::Failed(what, Fault::Reply(reply)) => match reply.meaning() {
+                Meaning::Missing if reply.is_of_a_node_away() => {
+                    BrokerError::Failed(what, Fault::Reply(reply))
+                }
                 Meaning::Missing => BrokerError::Ledger(LedgerError::Missing { ledger, reply }),
                 Meaning::NoReplica => BrokerError::Ledger(LedgerError::NoReplica { ledger, reply }),
                 Meaning::InvalidArgument => BrokerError::Ledger(LedgerError::NoStream { ledger }),
@@ -402,6 +406,8 @@ pub struct Follower {
     start: Start,
     /// The offset of the last entry that was returned.
     seen: Option<u64>,
+    /// The node that is asked next.
+    node: usize,
     pauses: Intervals,
 }
 
@@ -427,6 +433,7 @@ impl Follower {
                     on_trouble(&err);
                     self.hand = None;
                     self.connection = None;
+                    self.node += 1;
                     tokio::time::sleep(self.pauses.next_pause()).await;
                 }
             }
@@ -435,52 +442,38 @@ impl Follower {
 
     async fn try_next(&mut self) -> Result<Entry, BrokerError> {
         // The last entry is read once more: were it not there, this would be another ledger, and the wait for ever.
-        let (start, again) = match self.seen {
-            Some(seen) => (Start::Offset(seen), self.hand.is_none()),
-            None => (self.start, false),
-        };
-        let hand = match &mut self.hand {
-            Some(hand) => hand,
-            None => {
-                let (connection, address) = match &mut self.connection {
-                    Some(there) => there,
-                    None => self.connection.insert(self.access.any().await?),
-                };
-                let opened = self.access.hand(connection, start).await;
-                let opened = opened.map_err(|err| self.access.mended(err, address))?;
-                self.hand.insert(opened)
-            }
+        let again = self.seen.is_some() && self.hand.is_none();
+        self.take_hand().await?;
+        let (Some(hand), Some((connection, _))) = (&mut self.hand, &self.connection) else {
+            return Err(BrokerError::Lost("the connection is gone".to_owned()));
         };
         if again {
-            return match hand.next(PATIENCE).await? {
-                Some(entry) => Ok(entry),
-                None => Err(BrokerError::Ledger(LedgerError::Deleted {
-                    ledger: self.access.ledger.clone(),
-                })),
-            };
+            let ledger = self.access.ledger.clone();
+            let deleted = BrokerError::Ledger(LedgerError::Deleted { ledger });
+            return hand.next(PATIENCE).await?.ok_or(deleted);
         }
         loop {
             if let Some(entry) = hand.next(CALM).await? {
                 return Ok(entry);
             }
-            if let Some((connection, _)) = &self.connection {
-                self.access.count(connection).await?;
-            }
+            self.access.count(connection).await?;
         }
     }
-}
 
-impl Access {
-    /// A connection to the first node that has the ledger.
-    async fn any(&self) -> Result<(Connection, BrokerAddress), BrokerError> {
-        let mut first = None;
-        for address in &self.amqp.nodes {
-            match self.connect(address).await {
-                Ok(connection) => return Ok((connection, address.clone())),
-                Err(err) => first = first.or(Some(err)),
-            }
+    /// Makes sure that there is a connection, and a consumer on it.
+    async fn take_hand(&mut self) -> Result<(), BrokerError> {
+        if self.connection.is_none() {
+            let nodes = &self.access.amqp.nodes;
+            let address = nodes[self.node % nodes.len()].clone();
+            let connection = self.access.connect(&address).await?;
+            self.connection = Some((connection, address));
         }
-        Err(first.unwrap_or(BrokerError::Lost("no node is configured".to_owned())))
+        if let (None, Some((connection, address))) = (&self.hand, &self.connection) {
+            let start = self.seen.map_or(self.start, Start::Offset);
+            let hand = self.access.hand(connection, start).await;
+            self.hand = Some(hand.map_err(|err| self.access.mended(err, address))?);
+        }
+        Ok(())
     }
 }
 

@@ -14,18 +14,16 @@
 //! 4. "Malformed" closes a request: it is an end, by rule 1, for each place that has no end that outweighs it.
 //!
 //! ```
-//! use convgroup_domain::case::{Cases, Status};
+//! use convgroup_domain::case::{Cases, Heard, Status};
 //! use convgroup_domain::manifest::Groups;
-//! use convgroup_domain::outcome::OutcomeEvent;
 //!
 //! let mut cases = Cases::new();
 //! cases.expect("req-1", Groups::Named(2)).expect("no other has this id");
 //! let told = br#"{"specversion":"1.0","id":"6a","source":"/convgroup-deleter/1","type":"convgroup.request.settled.v1",
 //!   "time":"2026-12-01T00:00:11Z","datacontenttype":"application/json","data":{"request":{"id":"req-1","id_from":"message_id","round":0,
 //!   "published_at":null},"status":"partial","groups":2,"remaining":1,"verified_at":null,"results":[{"index":1,"outcome":"gone"}]}}"#;
-//! cases.take_in(&OutcomeEvent::from_json(told)?);
+//! cases.take_in(&Heard::read(told).expect("it is an outcome"));
 //! assert_eq!(cases.status(0), Status::Open);
-//! # Ok::<(), serde_json::Error>(())
 //! ```
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -195,15 +193,36 @@ pub struct PlaceEnd {
     pub code: Option<String>,
 }
 
-/// What an outcome was for the books.
+/// An outcome as it was read from the ledger or from a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// What it says.
+    pub event: OutcomeEvent,
+    /// When it was made, unix ms.
+    pub at_ms: i64,
+}
+
+impl Heard {
+    /// Reads an outcome. Nothing where it is none: of another form or type, or without a time. Whoever may write to the exchange may
+    /// have put anything there.
+    #[must_use]
+    pub fn read(json: &[u8]) -> Option<Self> {
+        Self::of(OutcomeEvent::from_json(json).ok()?)
+    }
+
+    fn of(event: OutcomeEvent) -> Option<Self> {
+        let at_ms = moment::parse(&event.time)?;
+        (event.kind == TYPE).then_some(Self { event, at_ms })
+    }
+}
+
+/// Whether an outcome was for the books.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// It answers a request of these books, which has this place in them.
     Of(usize),
     /// It answers another request.
     Foreign,
-    /// It is no outcome that can be read: of another type, or without a time.
-    Absurd,
 }
 
 /// The books: all requests that were asked for.
@@ -258,19 +277,14 @@ impl Cases {
     }
 
     /// Takes in what an outcome tells.
-    pub fn take_in(&mut self, outcome: &OutcomeEvent) -> Taken {
-        if outcome.kind != TYPE {
-            return Taken::Absurd;
-        }
-        let Some(&place) = self.by_id.get(outcome.data.request.id.as_str()) else {
+    pub fn take_in(&mut self, outcome: &Heard) -> Taken {
+        let Heard { event, at_ms } = outcome;
+        let Some(&place) = self.by_id.get(event.data.request.id.as_str()) else {
             return Taken::Foreign;
-        };
-        let Some(at_ms) = moment::parse(&outcome.time) else {
-            return Taken::Absurd;
         };
         let case = &mut self.requests[place as usize];
         self.sums.remove(case.status());
-        case.take_in(outcome, at_ms, &mut self.words);
+        case.take_in(event, *at_ms, &mut self.words);
         self.sums.add(case.status());
         Taken::Of(place as usize)
     }
@@ -688,7 +702,7 @@ mod tests {
 
     /// An outcome of `req-1`, from one line: `id round second remaining groups; place end cause code, …; cause code`, where what is
     /// absent is written `-`.
-    fn told(words: &str) -> OutcomeEvent {
+    fn told(words: &str) -> Heard {
         let parts: Vec<&str> = words.split("; ").collect();
         let [head, ends, rest] = parts[..] else {
             panic!("three parts: {words}")
@@ -735,7 +749,7 @@ mod tests {
             "published_at":null}},"status":"{status}","groups":{groups},"remaining":{remaining},"verified_at":null{rest},
             "results":[{results}]}}}}"#
         );
-        OutcomeEvent::from_json(json.as_bytes()).unwrap()
+        Heard::read(json.as_bytes()).unwrap()
     }
 
     fn cases(groups: Groups) -> Cases {
@@ -798,7 +812,7 @@ mod tests {
 
     #[track_caller]
     fn check(groups: Groups, outcomes: &[&str], expect: &str) {
-        let outcomes: Vec<OutcomeEvent> = outcomes.iter().map(|words| told(words)).collect();
+        let outcomes: Vec<Heard> = outcomes.iter().map(|words| told(words)).collect();
         for order in orders(&outcomes) {
             let mut cases = cases(groups);
             for outcome in order.iter().chain(&order) {
@@ -1045,14 +1059,8 @@ mod tests {
         assert_eq!(cases.expect("req-0", Groups::All), Err(0));
         let outcome = told("a 0 5 0 1; 0 d - 0; ");
         let mut other = outcome.clone();
-        other.data.request.id = "req-2".to_owned();
+        other.event.data.request.id = "req-2".to_owned();
         assert_eq!(cases.take_in(&other), Taken::Foreign);
-        let mut other = outcome.clone();
-        other.time = "yesterday".to_owned();
-        assert_eq!(cases.take_in(&other), Taken::Absurd);
-        let mut other = outcome.clone();
-        other.kind = "convgroup.request.settled.v2".to_owned();
-        assert_eq!(cases.take_in(&other), Taken::Absurd);
         assert_eq!(cases.sums().of(Status::Unknown), 2);
         assert_eq!(cases.take_in(&outcome), Taken::Of(1));
         let sums = cases.sums();
@@ -1060,6 +1068,21 @@ mod tests {
         assert_eq!(cases.status(1), Status::Erased);
         let ids: Vec<String> = cases.lines().map(|line| line.id).collect();
         assert_eq!(ids, ["req-0", "req-1"]);
+    }
+
+    #[test]
+    fn what_is_no_outcome_is_not_read() {
+        let event = told("a 0 5 0 1; 0 d - 0; ").event;
+        let read = |change: fn(&mut OutcomeEvent)| {
+            let mut event = event.clone();
+            change(&mut event);
+            Heard::read(&event.to_json())
+        };
+        assert_eq!(read(|_| ()).unwrap().at_ms, 1_796_083_205_000);
+        assert_eq!(read(|event| event.time = "yesterday".to_owned()), None);
+        assert_eq!(read(|event| event.kind.push('2')), None);
+        assert_eq!(Heard::read(b"{}"), None);
+        assert_eq!(Heard::read(&[0xff]), None);
     }
 
     #[test]
@@ -1114,7 +1137,7 @@ mod tests {
             again in proptest::collection::vec(any::<Index>(), 0..8),
             seed in any::<u64>(),
         ) {
-            let outcomes: Vec<OutcomeEvent> = outcomes.iter().map(|words| told(words)).collect();
+            let outcomes: Vec<Heard> = outcomes.iter().map(|words| told(words)).collect();
             let mut one = cases(groups);
             for outcome in &outcomes {
                 one.take_in(outcome);
@@ -1125,7 +1148,7 @@ mod tests {
             }
             repeated.sort_by_cached_key(|outcome| {
                 let mut hasher = DefaultHasher::new();
-                (seed, outcome.to_json()).hash(&mut hasher);
+                (seed, outcome.event.to_json()).hash(&mut hasher);
                 hasher.finish()
             });
             let mut other = cases(groups);
@@ -1141,18 +1164,18 @@ mod tests {
             outcomes in proptest::collection::vec(any_outcome(), 0..8),
             groups in 1..4_u16,
         ) {
-            let outcomes: Vec<OutcomeEvent> = outcomes.iter().map(|words| told(words)).collect();
+            let outcomes: Vec<Heard> = outcomes.iter().map(|words| told(words)).collect();
             let mut cases = cases(Groups::Named(groups));
             for outcome in &outcomes {
                 cases.take_in(outcome);
             }
-            let malformed = outcomes.iter().any(|outcome| outcome.data.status == Told::Malformed);
+            let malformed = outcomes.iter().any(|outcome| outcome.event.data.status == Told::Malformed);
             let line = first(&cases);
             if line.status.is_closed() && !malformed {
                 prop_assert!(line.results.len() >= usize::from(groups));
                 for end in &line.results {
-                    let is_told = |outcome: &OutcomeEvent| {
-                        outcome.data.results.iter().any(|told| told.index == usize::from(end.index))
+                    let is_told = |outcome: &Heard| {
+                        outcome.event.data.results.iter().any(|told| told.index == usize::from(end.index))
                     };
                     prop_assert!(outcomes.iter().any(is_told));
                 }
