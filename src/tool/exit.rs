@@ -79,9 +79,13 @@ fn exit_of(error: &BrokerError) -> Exit {
         | BrokerError::Limited(_)
         | BrokerError::Refused(_) => Exit::Other,
         BrokerError::Unreachable(_, error) => exit_of(error),
-        BrokerError::Ledger(LedgerError::NotConfigured) => Exit::Config,
-        BrokerError::Ledger(LedgerError::NoReplica { .. }) => Exit::Unavailable,
-        BrokerError::Ledger(_) => Exit::Other,
+        BrokerError::Ledger(error) => match error {
+            LedgerError::NotConfigured => Exit::Config,
+            LedgerError::NoReplica { .. } => Exit::Unavailable,
+            LedgerError::Missing { .. }
+            | LedgerError::Deleted { .. }
+            | LedgerError::NoStream { .. } => Exit::Other,
+        },
         BrokerError::Deadline(_)
         | BrokerError::Failed(..)
         | BrokerError::Busy(_)

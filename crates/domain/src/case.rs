@@ -167,6 +167,9 @@ pub struct ReportLine {
     /// The code of the answer that this lies in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// Its dead letter, where it is not erased and the dead letters were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<LetterTold>,
 }
 
 impl ReportLine {
@@ -176,6 +179,19 @@ impl ReportLine {
         let json = serde_json::to_string(self).expect("strings and numbers always become JSON");
         json + "\n"
     }
+}
+
+/// What the dead letter of a request tells. It is there now; what was told of the request before may be older.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterTold {
+    /// Its cause, as `dlq` shows it.
+    pub cause: String,
+    /// Its class; empty where it has none.
+    pub class: String,
+    /// Its code; empty where it has none.
+    pub code: String,
+    /// When it died, RFC 3339.
+    pub failed_at: Option<String>,
 }
 
 /// How one place of a request ended.
@@ -289,6 +305,12 @@ impl Cases {
         Taken::Of(place as usize)
     }
 
+    /// The place of the request with this id.
+    #[must_use]
+    pub fn place(&self, id: &str) -> Option<usize> {
+        self.by_id.get(id).map(|&place| place as usize)
+    }
+
     /// What became of the request at this place, in the order in which they were asked for.
     ///
     /// # Panics
@@ -296,6 +318,18 @@ impl Cases {
     #[must_use]
     pub fn status(&self, place: usize) -> Status {
         self.requests[place].status()
+    }
+
+    /// How many calls those that are not closed need at least: one for each name, and one for all groups.
+    #[must_use]
+    pub fn names_open(&self) -> usize {
+        let open = self.requests.iter();
+        let open = open.filter(|case| !case.status().is_closed());
+        open.map(|case| match case.groups {
+            Groups::Named(count) => usize::from(count),
+            Groups::All => 1,
+        })
+        .sum()
     }
 
     /// The report of all requests, in the order in which they were asked for.
@@ -590,6 +624,7 @@ impl Case {
             closed_at: counted.closed_ms.map(moment::format_ms),
             cause: text(cause),
             code: text(code),
+            dead_letter: None,
         }
     }
 }
