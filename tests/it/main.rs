@@ -9,6 +9,7 @@
 //! | 3, the limit holds | `pace` |
 //! | 4, it always comes back | `broker_faults` `refused` |
 //! | 5, everything has a bound | `main_job` `hostile` `poison` `limits` `logs` |
+//! | 6, every request is answered | `answers`; also `crash_points` `chaos` `model` |
 //! | what operators see | `surface` `prometheus` `signals` `secrets` `tls` |
 //! | the tools | `cli` `dlq` `topology` |
 //! | the harness itself | `harness_works` |
@@ -20,8 +21,10 @@
     reason = "a panic is how a test fails; metrics are f64, counters are small whole numbers"
 )]
 
+mod ledger;
 mod world;
 
+mod answers;
 mod broker_faults;
 mod chaos;
 mod cli;

@@ -47,6 +47,12 @@ impl World {
         self
     }
 
+    /// With answers to requests, and requests for all groups of a user.
+    pub(crate) fn answering(mut self) -> Self {
+        self.config = self.config.answering();
+        self
+    }
+
     /// The same with a new connection of the test's own, after the broker has lost the old one.
     pub(crate) async fn reconnected(self, url: &str) -> Self {
         Self {

@@ -411,6 +411,50 @@ impl Broker {
         self.read(queue, count, settle).await
     }
 
+    /// All messages that a stream holds now, oldest first. Its end is found by a message that is put there for it, and left out of
+    /// what is returned, as are those of earlier looks.
+    ///
+    /// Panics when the stream is not there, or does not answer.
+    pub async fn read_stream(&self, stream: &str) -> Vec<Message> {
+        const KIND: &str = "testkit.end";
+        let end = super::unique("end");
+        let properties = persistent()
+            .with_type(KIND.into())
+            .with_message_id(end.as_str().into());
+        self.publish("", stream, b"", properties).await;
+        let channel = self.channel().await;
+        let qos = channel.basic_qos(1000, BasicQosOptions::default());
+        expect(stream, bounded("qos", qos).await);
+        let mut from_first = FieldTable::default();
+        from_first.insert(
+            "x-stream-offset".into(),
+            AMQPValue::LongString("first".into()),
+        );
+        let options = BasicConsumeOptions::default();
+        let consume = channel.basic_consume(stream.into(), "".into(), options, from_first);
+        let mut consumer = expect(stream, bounded("consume", consume).await);
+        let mut messages = Vec::new();
+        loop {
+            let next = timeout(DEADLINE, consumer.next()).await;
+            let next = next.ok().flatten().context("the stream's end did not come");
+            let delivery = expect(stream, expect(stream, next).context("the reader was lost"));
+            // An ack of a stream asks for more, and removes nothing.
+            let acked = bounded("ack", delivery.ack(BasicAckOptions::default())).await;
+            assert!(expect(stream, acked), "{stream}: the client acked nothing");
+            let message = Message::from(delivery);
+            let id = message.properties.message_id().as_ref();
+            if id.is_some_and(|id| id.as_str() == end) {
+                break;
+            }
+            let kind = message.properties.kind().as_ref();
+            if kind.is_none_or(|kind| kind.as_str() != KIND) {
+                messages.push(message);
+            }
+        }
+        close(&channel).await;
+        messages
+    }
+
     /// Closes the connection and waits for the broker's answer.
     pub async fn close(self) {
         drop(timeout(DEADLINE, self.connection.close(200, "done".into())).await);

@@ -122,6 +122,26 @@ impl DaemonConfig {
         self.get("CONVGROUP_AMQP__EXCHANGE")
     }
 
+    /// The stream that keeps the answers.
+    pub fn ledger(&self) -> &str {
+        self.get("CONVGROUP_OUTCOMES__LEDGER")
+    }
+
+    /// The exchange to which answers are published.
+    pub fn outcomes_exchange(&self) -> &str {
+        self.get("CONVGROUP_OUTCOMES__EXCHANGE")
+    }
+
+    /// The same settings for a daemon that answers requests, with an exchange and a ledger of its own.
+    #[must_use]
+    pub fn answering(self) -> Self {
+        let exchange = unique("convgroup.outcomes");
+        self.set("CONVGROUP_OUTCOMES__ENABLED", true)
+            .set("CONVGROUP_OUTCOMES__LEDGER", format!("{exchange}.ledger"))
+            .set("CONVGROUP_OUTCOMES__EXCHANGE", exchange)
+            .set("CONVGROUP_EVENTS__ALL_GROUPS", true)
+    }
+
     /// The same settings for another replica, which listens elsewhere.
     #[must_use]
     pub fn replica(&self) -> Self {
