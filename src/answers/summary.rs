@@ -3,6 +3,7 @@ use std::fmt::Write;
 
 use convgroup_domain::case::{LetterTold, PlaceEnd, ReportLine, Status, Sums};
 use convgroup_domain::code::CodeTable;
+use convgroup_domain::decide::{EXPIRED, MALFORMED};
 use convgroup_domain::outcome::End;
 use convgroup_domain::text::readable;
 use serde_json::json;
@@ -36,11 +37,7 @@ pub(crate) fn table(sums: &Sums) -> String {
         &[(Status::Expired, ""), (Status::Purged, "")],
     );
     row("mixed", sums.mixed(), &[]);
-    row(
-        "open",
-        sums.open(),
-        &[(Status::Unknown, ": nothing was told of them")],
-    );
+    row("open", sums.open(), &[(Status::Unknown, " (nothing told)")]);
     text
 }
 
@@ -108,11 +105,14 @@ fn why(line: &ReportLine, codes: &CodeTable) -> String {
             (_, told) => format!("not closed: {told} of its groups told so far"),
         });
     }
-    reasons.extend(
-        line.dead_letter
-            .as_ref()
-            .map(|letter| of_letter(letter, codes)),
-    );
+    if let Some(letter) = &line.dead_letter {
+        let reason = of_letter(letter, codes);
+        reasons.push(if reasons.contains(&reason) {
+            "in the dead letters".to_owned()
+        } else {
+            format!("in the dead letters: {reason}")
+        });
+    }
     reasons.join("; ")
 }
 
@@ -126,14 +126,19 @@ fn of_place(end: &PlaceEnd, codes: &CodeTable) -> String {
 fn of_letter(letter: &LetterTold, codes: &CodeTable) -> String {
     let cause = Some(letter.cause.as_str());
     let code = Some(letter.code.as_str()).filter(|code| !code.is_empty());
-    format!("in the dead letters: {}", explained(cause, code, codes))
+    explained(cause, code, codes)
 }
 
 /// Cause and code, with what the code means.
 fn explained(cause: Option<&str>, code: Option<&str>, codes: &CodeTable) -> String {
     let reason = reason(cause, code);
-    match code.and_then(|code| codes.explain(code)) {
-        Some(row) => format!("{reason} ({})", row.meaning),
+    let meaning = match cause {
+        Some(MALFORMED) => Some("the event can't be read".to_owned()),
+        Some(EXPIRED) => Some("the moment that the event allows had passed".to_owned()),
+        _ => code.and_then(|code| Some(codes.explain(code)?.meaning)),
+    };
+    match meaning {
+        Some(meaning) => format!("{reason}: {meaning}"),
         None => reason,
     }
 }
@@ -202,7 +207,14 @@ mod tests {
     #[test]
     fn the_sums_add_up() {
         let sums = cases().sums();
-        expect![[""]].assert_eq(&(table(&sums) + &sums_json(&sums)));
+        expect![[r#"
+            requested         7
+            erased            1
+            failed            3  of these 1 expired, 1 purged
+            mixed             1
+            open              2  of these 1 unknown (nothing told)
+            {"erased":1,"expired":1,"failed":3,"mixed":1,"open":2,"purged":1,"requested":7,"unknown":1}
+        "#]].assert_eq(&(table(&sums) + &sums_json(&sums)));
     }
 
     #[test]
@@ -220,7 +232,15 @@ mod tests {
             }
             unerased.take_in(&line, &codes);
         }
-        expect![[""]].assert_eq(&unerased.text("no more"));
+        expect![[r#"
+            not erased:
+              mixed    b  rejected 51011: the group name is longer than the API allows (32 bytes; newer pages say 64)
+              open     c  not closed: 1 of its groups told so far
+              unknown  d  nothing was told of it; in the dead letters: delivery_limit
+              expired  e  expired: the moment that the event allows had passed
+              purged   f  its dead letter was removed
+              failed   g  malformed: the event can't be read
+        "#]].assert_eq(&unerased.text("no more"));
     }
 
     #[test]

@@ -195,7 +195,12 @@ mod tests {
         .iter()
         .map(|data| line(&event(data)))
         .collect();
-        expect![[""]].assert_eq(&lines);
+        expect![[r#"
+            2026-12-01T00:00:11.120Z  erased     req-1                                 groups 1, remaining 0
+            2026-12-01T00:00:11.120Z  partial    req\u{1b}2                            groups 4, remaining 1; rejected 51011 (2 names), purged; round 2
+            2026-12-01T00:00:11.120Z  failed     req-3                                 groups 0, remaining 0; exhausted 50004
+            2026-12-01T00:00:11.120Z  erased     req-4                                 groups 0, remaining 0; verified by a list
+        "#]].assert_eq(&lines);
     }
 
     #[test]

@@ -26,7 +26,7 @@ Examples:
   convgroup-deleter publish --user user15 --all-groups --not-after 2026-12-01T00:00:00Z
   convgroup-deleter publish --file events.ndjson
   echo '{\"From_Account\":\"user15\",\"GroupName\":[\"test0\"]}' | convgroup-deleter publish --file -
-  convgroup-deleter publish --file events.ndjson --manifest manifest.ndjson --wait --report report.ndjson
+  convgroup-deleter publish --file events.ndjson --manifest manifest.ndjson --wait
 
 Every line is checked before the first one is published. Publishing the same event twice does no harm:
 the second deletion finds the group already gone. With --wait the exit code is 0 only if all is erased.")]

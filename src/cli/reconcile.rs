@@ -14,7 +14,7 @@ use convgroup_host::clock::unix_ms;
 Examples:
   convgroup-deleter reconcile --manifest manifest.ndjson
   convgroup-deleter reconcile --manifest manifest.ndjson --report report.ndjson --json
-  convgroup-deleter reconcile --manifest manifest.ndjson --outcomes outcomes.ndjson     offline, on two files
+  convgroup-deleter reconcile --manifest manifest.ndjson --outcomes outcomes.ndjson      offline
 
 requested = erased + failed + mixed + open. Exit code 0 only if all requests are erased, else 1.")]
 pub(super) struct Args {
