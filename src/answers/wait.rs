@@ -95,8 +95,10 @@ fn so_far(sums: &Sums, awaited: usize, per_s: f64) -> String {
 
 /// A duration for people, in whole seconds.
 pub(crate) fn short(duration: Duration) -> String {
-    let seconds = Duration::from_secs(duration.as_secs_f64().round().max(0.0) as u64);
-    humantime::format_duration(seconds).to_string()
+    let seconds = duration
+        .saturating_add(Duration::from_millis(500))
+        .as_secs();
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
 /// How many are closed per second, of late.

@@ -58,6 +58,13 @@ pub(super) struct Args {
     /// Publish lines as they stand, broken ones too (they end in the dead letters).
     #[arg(long)]
     unchecked: bool,
+    #[command(flatten)]
+    answers: Answers,
+}
+
+/// What concerns the answers to what is published.
+#[derive(Debug, clap::Args)]
+struct Answers {
     /// Write what is asked for to this file, before anything is published: a line per event, for `reconcile`.
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
@@ -81,12 +88,13 @@ pub(super) struct Args {
 pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let amqp = settings.amqp()?;
     let bodies = events(&args)?;
+    let asked = &args.answers;
     let plan = Plan {
-        manifest: args.manifest.as_deref(),
-        resume: args.resume,
-        since_ms: args.since.map(|since| since.at_ms(unix_ms())),
-        wait: args.wait.then_some(args.timeout),
-        report: args.report.as_deref(),
+        manifest: asked.manifest.as_deref(),
+        resume: asked.resume,
+        since_ms: asked.since.map(|since| since.at_ms(unix_ms())),
+        wait: asked.wait.then_some(asked.timeout),
+        report: asked.report.as_deref(),
     };
     let mut events = plan.events(bodies)?;
     let mut feed = Feed::open(&amqp).await?;
