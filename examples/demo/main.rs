@@ -423,37 +423,9 @@ impl Expected {
                 self.events,
                 answers.closed,
             ),
-            (
-                "every answer true: names told to be erased",
-                names("deleted") + names("gone"),
-                answers.erased,
-            ),
-            (
-                "  of these deleted, counted by the sandbox",
-                counter("deleted"),
-                answers.deleted,
-            ),
-            (
-                "  names told to be dead letters",
-                names("dead_lettered"),
-                answers.dead,
-            ),
-            (
-                "  events told to be broken",
-                self.malformed,
-                answers.malformed,
-            ),
         ];
-        println!("Do the sums agree?");
-        let mut agree = true;
-        for (what, wanted, found) in checks {
-            agree &= wanted == found;
-            println!(
-                "  {}  {what}: {found}{}",
-                mark(wanted == found),
-                wanted_text(wanted, found)
-            );
-        }
+        let truths = answers.truths(metrics, counter("deleted"), self.malformed);
+        let mut agree = agrees(&[&checks[..], &truths[..]].concat());
         let worst = counter("calls_per_second_max");
         agree &= worst <= 200;
         println!(
@@ -462,6 +434,21 @@ impl Expected {
         );
         Ok(agree)
     }
+}
+
+/// Prints each sum, what was expected and what was found; says whether all agree.
+fn agrees(checks: &[(&str, usize, usize)]) -> bool {
+    println!("Do the sums agree?");
+    let mut agree = true;
+    for &(what, wanted, found) in checks {
+        agree &= wanted == found;
+        println!(
+            "  {}  {what}: {found}{}",
+            mark(wanted == found),
+            wanted_text(wanted, found)
+        );
+    }
+    agree
 }
 
 /// What the ledger tells, read as a requester would: each answer once, by its id.
@@ -498,6 +485,35 @@ impl Answers {
             answers.closed += usize::from(*told == event.data.groups);
         }
         Ok(answers)
+    }
+
+    /// What the answers tell, held against the daemon's own count, the API's count of deletions, and the number of broken events.
+    fn truths(
+        &self,
+        metrics: &Metrics,
+        deleted: usize,
+        malformed: usize,
+    ) -> [(&'static str, usize, usize); 4] {
+        let names =
+            |outcome| metrics.value("convgroup_groups_total", &[("outcome", outcome)]) as usize;
+        [
+            (
+                "every answer true: names told to be erased",
+                names("deleted") + names("gone"),
+                self.erased,
+            ),
+            (
+                "  of these deleted, counted by the sandbox",
+                deleted,
+                self.deleted,
+            ),
+            (
+                "  names told to be dead letters",
+                names("dead_lettered"),
+                self.dead,
+            ),
+            ("  events told to be broken", malformed, self.malformed),
+        ]
     }
 }
 

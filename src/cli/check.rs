@@ -187,7 +187,7 @@ async fn answers(rehearsal: &Rehearsal<'_>, amqp: &Amqp, outcomes: &Outcomes) ->
         let comparison = Comparison::of_one_who(amqp.declare);
         let standing = rehearsal.consume.exchange(exchange, comparison).await;
         match standing.map_err(|err| refused(&err))? {
-            Standing::Same => {}
+            Standing::Same | Standing::Unseen => {}
             Standing::Missing if amqp.declare => {
                 rehearsal
                     .may_declare_exchange(exchange)
@@ -205,7 +205,6 @@ async fn answers(rehearsal: &Rehearsal<'_>, amqp: &Amqp, outcomes: &Outcomes) ->
                     ),
                 ));
             }
-            Standing::Unseen => {}
             Standing::Differs(err) => return Err(refused(&rehearsal.remedied(err))),
         }
     }

@@ -9,7 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use crate::ledger::{Books, read};
 use crate::world::{World, event, eventually_settled, seconds};
 use convgroup_testkit::broker::persistent;
-use convgroup_testkit::{Cluster, Node, PATIENCE, Settle, eventually, unique};
+use convgroup_testkit::{Cluster, Message, Node, PATIENCE, Settle, eventually, unique};
 
 /// A request by its id.
 fn named(id: &str) -> BasicProperties {
@@ -64,10 +64,8 @@ async fn every_kind_of_end_is_answered() {
     eventually_settled(&daemon, "deleted", 1).await;
     world.drained(&daemon, PATIENCE, || Ok(())).await;
     let ledger = world.broker.read_stream(world.config.ledger()).await;
-    let whole: String = ledger
-        .iter()
-        .map(|it| format!("{} {it:?}", it.text()))
-        .collect();
+    let texts: Vec<String> = ledger.iter().map(Message::text).collect();
+    let whole = format!("{texts:?} {ledger:?}");
     for secret in [
         "user1",
         "nobody",

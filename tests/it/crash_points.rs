@@ -18,6 +18,7 @@ const EACH: usize = 6;
 const KINDS: usize = 7;
 /// Every user's group of this name is answered with 51011.
 const BAD: &str = "bad";
+const REJECTED: &str = "rejected 51011";
 
 /// An event and what has to become of it.
 struct Planted {
@@ -40,21 +41,20 @@ impl Planted {
         let (id, user) = (format!("m-{number}"), format!("user{number}"));
         let named = |groups: &[&str]| event(&user, groups).into_bytes();
         let rejected = || Some((id.clone(), "rejected", Some("51011"), named(&[BAD])));
-        const REJECTED: &str = "rejected 51011";
         let (body, deleted, flaky, dead, told) = match number % KINDS {
             0 => {
-                let names = vec!["a", "b"];
-                (named(&names), names, None, None, vec!["erased"; 2])
+                let there = vec!["a", "b"];
+                (named(&there), there, None, None, vec!["erased"; 2])
             }
             1 => {
-                let names = vec!["flaky"];
-                (named(&names), names, Some("flaky"), None, vec!["erased"])
+                let there = vec!["flaky"];
+                (named(&there), there, Some("flaky"), None, vec!["erased"])
             }
             2 => {
                 let body = named(&["good", "flaky", BAD]);
-                let names = vec!["good", "flaky"];
+                let there = vec!["good", "flaky"];
                 let told = vec!["erased", "erased", REJECTED];
-                (body, names, Some("flaky"), rejected(), told)
+                (body, there, Some("flaky"), rejected(), told)
             }
             3 => (named(&[BAD]), vec![], None, rejected(), vec![REJECTED]),
             4 => {

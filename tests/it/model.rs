@@ -123,7 +123,7 @@ struct Message {
 /// A step of a settle.
 enum Act {
     Publish(Destination, Message),
-    Answer(OutcomeEvent),
+    Answer(Box<OutcomeEvent>),
     Ack,
 }
 
@@ -494,7 +494,7 @@ impl World {
                 },
             )
         };
-        let answer = answer.map(|answer| Act::Answer(told(answer)));
+        let answer = answer.map(|answer| Act::Answer(Box::new(told(answer))));
         let copies = copies.into_iter().map(|(to, copy)| Act::Publish(to, copy));
         match self.daemon {
             Daemon::AcksFirst => [Act::Ack].into_iter().chain(copies).chain(answer).collect(),
@@ -519,7 +519,7 @@ impl World {
         for act in acts.into_iter().take(steps) {
             match act {
                 Act::Ack => {}
-                Act::Answer(told) => self.ledger.push(told),
+                Act::Answer(told) => self.ledger.push(*told),
                 Act::Publish(to, copy) => {
                     if !acked {
                         let names = copy.names().into_iter();
