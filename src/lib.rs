@@ -14,6 +14,7 @@
 //!
 //! The rooms, the invariants and "to add X edit Y" are in ARCHITECTURE.md; what the daemon promises is in docs/guarantees.md.
 pub mod admin;
+mod answers;
 pub mod cli;
 pub mod config;
 pub mod daemon;

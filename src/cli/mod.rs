@@ -5,7 +5,9 @@ mod completions;
 mod config;
 mod explain;
 mod man;
+mod outcomes;
 mod publish;
+mod reconcile;
 mod run;
 mod topology;
 mod usersig;
@@ -61,6 +63,10 @@ enum Command {
     Config,
     /// Look at dead letters, send them back, keep or remove them.
     Dlq(dlq::Args),
+    /// Look at the answers to requests, or keep them in a file.
+    Outcomes(outcomes::Args),
+    /// Say what became of each request of a manifest.
+    Reconcile(reconcile::Args),
     /// Print, apply or verify what the daemon needs at the broker.
     Topology(topology::Args),
     /// Print completions for a shell.
@@ -141,6 +147,8 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::explain(&settings, &args),
         Command::Config => config::config(&settings),
         Command::Dlq(args) => dlq::dlq(&settings, args).await,
+        Command::Outcomes(args) => outcomes::outcomes(&settings, args).await,
+        Command::Reconcile(args) => reconcile::reconcile(&settings, args).await,
         Command::Topology(args) => topology::topology(&settings, args).await,
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => man::man(&args),

@@ -1,16 +1,20 @@
-//! `publish`: events from arguments, a file or standard input, each confirmed by the broker.
+//! `publish`: events from arguments, a file or standard input, each confirmed by the broker; with a manifest of them, and until they are
+//! answered, where that is asked for.
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
+use crate::answers::published::{Following, Plan};
+use crate::answers::{Since, since};
 use crate::config::Settings;
 use crate::tool::{Exit, Failure, count, progress, say};
-use convgroup_broker::feed::{Feed, RefusedEvent};
+use convgroup_broker::feed::{Feed, FeedEvent, RefusedEvent, Stopped};
 use convgroup_domain::encoding;
 use convgroup_domain::message::{DeleteGroups, Target, decode};
 use convgroup_domain::text::BYTE_ORDER_MARK;
+use convgroup_host::clock::unix_ms;
 
 /// Most mistakes that are listed before nothing is published.
 const MISTAKES_SHOWN: usize = 10;
@@ -19,38 +23,86 @@ const MISTAKES_SHOWN: usize = 10;
 #[command(after_help = "\
 Examples:
   convgroup-deleter publish --user user15 test0 test1
+  convgroup-deleter publish --user user15 --all-groups --not-after 2026-12-01T00:00:00Z
   convgroup-deleter publish --file events.ndjson
   echo '{\"From_Account\":\"user15\",\"GroupName\":[\"test0\"]}' | convgroup-deleter publish --file -
+  convgroup-deleter publish --file events.ndjson --manifest manifest.ndjson --wait
 
 Every line is checked before the first one is published. Publishing the same event twice does no harm:
-the second deletion finds the group already gone.")]
+the second deletion finds the group already gone. With --wait the exit code is 0 only if all is erased.")]
 pub(super) struct Args {
     /// The user whose groups are to be deleted.
-    #[arg(long, requires = "groups", conflicts_with = "file")]
+    #[arg(long, conflicts_with = "file")]
     user: Option<String>,
     /// The names of the groups: 1 to 100.
-    #[arg(value_name = "GROUP", requires = "user")]
+    #[arg(
+        value_name = "GROUP",
+        requires = "user",
+        required_unless_present_any = ["file", "all_groups"]
+    )]
     groups: Vec<String>,
+    /// All groups that the user has, whatever they are called. The daemon has to accept that: events.all_groups.
+    #[arg(long, requires = "user", conflicts_with_all = ["groups", "file"])]
+    all_groups: bool,
+    /// Make no call for it after this moment (RFC 3339: 2026-12-01T00:00:00Z).
+    #[arg(
+        long,
+        value_name = "MOMENT",
+        requires = "user",
+        conflicts_with = "file"
+    )]
+    not_after: Option<String>,
     /// A file with one event (JSON) per line; `-` is standard input.
     #[arg(long, value_name = "FILE", required_unless_present = "user")]
     file: Option<PathBuf>,
     /// Publish lines as they stand, broken ones too (they end in the dead letters).
     #[arg(long)]
     unchecked: bool,
+    #[command(flatten)]
+    answers: Answers,
+}
+
+/// What concerns the answers to what is published.
+#[derive(Debug, clap::Args)]
+struct Answers {
+    /// Write what is asked for to this file, before anything is published: a line per event, for `reconcile`.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Go on with the same events and the manifest of an earlier run: publish those that have no answer in the ledger.
+    #[arg(long, requires = "manifest")]
+    resume: bool,
+    /// With --resume: read the ledger from so long ago (7d), or from this moment on, which must be before the manifest was written.
+    #[arg(long, value_name = "WHEN", value_parser = since, requires = "resume")]
+    since: Option<Since>,
+    /// Wait until all is answered, and say what became of it.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait.
+    #[arg(long, value_name = "DURATION", default_value = "1h", requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Write a line for each request to this file, with what became of it. An existing file is not overwritten.
+    #[arg(long, value_name = "FILE", requires = "wait")]
+    report: Option<PathBuf>,
 }
 
 pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let amqp = settings.amqp()?;
-    let events = events(&args)?;
+    let bodies = events(&args)?;
+    let asked = &args.answers;
+    let plan = Plan {
+        manifest: asked.manifest.as_deref(),
+        resume: asked.resume,
+        since_ms: asked.since.map(|since| since.at_ms(unix_ms())),
+        wait: asked.wait.then_some(asked.timeout),
+        report: asked.report.as_deref(),
+    };
+    let mut events = plan.events(bodies)?;
     let mut feed = Feed::open(&amqp).await?;
-    let bar = progress(events.len(), "confirmed, {rate}");
+    let following = Following::begin(&plan, settings, &amqp, &mut events).await?;
     let started = Instant::now();
-    let published = feed
-        .publish_all(&events, |done| bar.set_position(done as u64))
-        .await;
-    bar.finish_and_clear();
+    let published = published(&mut feed, &events.left).await;
     let (done, refused, cause) = match published {
-        Ok(refused) => (events.len(), refused, None),
+        Ok(refused) => (events.left.len(), refused, None),
         Err(stopped) => (stopped.done, stopped.refused, Some(stopped.cause)),
     };
     let refused_before = refused.iter().filter(|event| event.index < done).count();
@@ -59,39 +111,66 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
         count(done - refused_before, "event"),
         started.elapsed().as_secs_f64()
     ))?;
-    match cause {
-        None if refused.is_empty() => Ok(Exit::Done),
-        None => Err(Failure::new(Exit::Other, anyhow!(refusals(&refused)))),
-        Some(err) => Err(Failure::from(err).context(format!(
-            "{} of {} events are not confirmed; publish the whole again, repeats do no harm",
-            events.len() - done + refused_before,
-            events.len()
-        ))),
+    if let Some(err) = cause {
+        return Err(Failure::from(err).context(format!(
+            "{} of {} events are not confirmed; publish the whole again{}, repeats do no harm",
+            events.left.len() - done + refused_before,
+            events.left.len(),
+            if plan.manifest.is_some() {
+                " with --resume"
+            } else {
+                ""
+            }
+        )));
+    }
+    let refusals = refusals(&refused, &events.numbers);
+    let exit = following.end(refused.len()).await?;
+    match refusals {
+        None => Ok(exit),
+        Some(refusals) => Err(Failure::new(Exit::Other, anyhow!(refusals))),
     }
 }
+/// Publishes all, with progress on a terminal.
+async fn published(feed: &mut Feed, events: &[FeedEvent]) -> Result<Vec<RefusedEvent>, Stopped> {
+    let bar = progress(events.len(), "confirmed, {rate}");
+    let published = feed
+        .publish_all(events, |done| bar.set_position(done as u64))
+        .await;
+    bar.finish_and_clear();
+    published
+}
 
-/// Which events the broker refused, the first of them with the reason.
-fn refusals(refused: &[RefusedEvent]) -> String {
+/// Which events the broker refused, the first of them with the reason; nothing where it took all. `numbers` are those of the events that
+/// were published.
+fn refusals(refused: &[RefusedEvent], numbers: &[usize]) -> Option<String> {
+    if refused.is_empty() {
+        return None;
+    }
     let lines: Vec<String> = refused
         .iter()
         .take(MISTAKES_SHOWN)
-        .map(|event| format!("event {}: {}", event.index + 1, event.refusal))
+        .map(|event| format!("event {}: {}", numbers[event.index], event.refusal))
         .collect();
     let more = match refused.len().saturating_sub(MISTAKES_SHOWN) {
         0 => String::new(),
         more => format!("\n  and {more} more"),
     };
-    format!(
+    Some(format!(
         "{} not published, the others are:\n  {}{more}",
         count(refused.len(), "event"),
         lines.join("\n  ")
-    )
+    ))
 }
 
 fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
     if let Some(user) = &args.user {
-        let event = DeleteGroups::encode(user, Target::Named(&args.groups), None)
+        let target = if args.all_groups {
+            Target::All
+        } else {
+            Target::Named(&args.groups)
+        };
+        let event = DeleteGroups::encode(user, target, args.not_after.as_deref())
             .map_err(|err| usage(anyhow!(err)))?;
         return Ok(vec![event]);
     }

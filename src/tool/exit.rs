@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
-use convgroup_broker::BrokerError;
+use convgroup_broker::{BrokerError, LedgerError};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,13 @@ fn exit_of(error: &BrokerError) -> Exit {
         | BrokerError::Limited(_)
         | BrokerError::Refused(_) => Exit::Other,
         BrokerError::Unreachable(_, error) => exit_of(error),
+        BrokerError::Ledger(error) => match error {
+            LedgerError::NotConfigured => Exit::Config,
+            LedgerError::NoReplica { .. } => Exit::Unavailable,
+            LedgerError::Missing { .. }
+            | LedgerError::Deleted { .. }
+            | LedgerError::NoStream { .. } => Exit::Other,
+        },
         BrokerError::Deadline(_)
         | BrokerError::Failed(..)
         | BrokerError::Busy(_)

@@ -1,5 +1,6 @@
 //! What all tools share: exit codes, failures that know theirs, and what is written on a terminal.
 mod exit;
+mod new_file;
 
 use std::fmt;
 use std::io::{IsTerminal, Write};
@@ -8,6 +9,7 @@ use convgroup_domain::code::CodeTable;
 use indicatif::{HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 pub use exit::{Exit, Failure};
+pub(crate) use new_file::NewFile;
 
 /// What is wrong with a code, and which ones there are.
 pub(crate) fn no_code(codes: &CodeTable, code: &str) -> Failure {

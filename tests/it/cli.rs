@@ -232,7 +232,7 @@ async fn the_version_is_the_packages() {
 
 #[tokio::test]
 async fn wrong_usage_exits_with_64_and_explains_on_stderr() {
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 32] = [
         (&[], "Usage:"),
         (&["--nope"], "--nope"),
         (&["nope"], "nope"),
@@ -242,6 +242,75 @@ async fn wrong_usage_exits_with_64_and_explains_on_stderr() {
         (&["publish", "--user", "u"], "GROUP"),
         (&["publish", "g"], "--user"),
         (&["publish", "--user", "u", "--file", "f", "g"], "--file"),
+        (
+            &["publish", "--user", "u", "g", "--all-groups"],
+            "--all-groups",
+        ),
+        (&["publish", "--all-groups"], "--user"),
+        (&["publish", "--file", "f", "--all-groups"], "--file"),
+        (
+            &[
+                "publish",
+                "--file",
+                "f",
+                "--not-after",
+                "2026-12-01T00:00:00Z",
+            ],
+            "--file",
+        ),
+        (
+            &["publish", "--user", "u", "g", "--not-after", "soon"],
+            "NotAfter",
+        ),
+        (&["publish", "--user", "u", "g", "--resume"], "--manifest"),
+        (
+            &[
+                "publish",
+                "--user",
+                "u",
+                "g",
+                "--manifest",
+                "m",
+                "--since",
+                "1h",
+            ],
+            "--resume",
+        ),
+        (
+            &["publish", "--user", "u", "g", "--timeout", "1h"],
+            "--wait",
+        ),
+        (&["publish", "--user", "u", "g", "--report", "r"], "--wait"),
+        (
+            &["publish", "--user", "u", "g", "--wait", "--timeout", "long"],
+            "long",
+        ),
+        (&["outcomes"], "Usage:"),
+        (&["outcomes", "tail", "--since", "yesterday"], "RFC 3339"),
+        (&["outcomes", "tail", "--status", "gone"], "erased"),
+        (&["outcomes", "tail", "--request", ""], "--request"),
+        (&["outcomes", "export"], "--file"),
+        (&["reconcile"], "--manifest"),
+        (
+            &["reconcile", "--manifest", "/nowhere/m", "--outcomes", "f"],
+            "/nowhere/m",
+        ),
+        (
+            &["reconcile", "--manifest", "-", "--outcomes", "-"],
+            "--manifest",
+        ),
+        (
+            &[
+                "reconcile",
+                "--manifest",
+                "m",
+                "--outcomes",
+                "f",
+                "--since",
+                "1h",
+            ],
+            "--since",
+        ),
         (&["explain", "nonsense"], "nonsense"),
         (&["explain", "51011", "--markdown"], "--markdown"),
         (&["check", "--ready", "not a url"], "URL"),

@@ -11,7 +11,7 @@
 //! | 5, everything has a bound | `main_job` `hostile` `poison` `limits` `logs` |
 //! | 6, every request is answered | `answers`; also `crash_points` `chaos` `model` |
 //! | what operators see | `surface` `prometheus` `signals` `secrets` `tls` |
-//! | the tools | `cli` `dlq` `topology` |
+//! | the tools | `cli` `dlq` `topology` `answers_tools` |
 //! | the harness itself | `harness_works` |
 #![allow(
     clippy::unwrap_used,
@@ -25,6 +25,7 @@ mod ledger;
 mod world;
 
 mod answers;
+mod answers_tools;
 mod broker_faults;
 mod chaos;
 mod cli;

@@ -48,7 +48,7 @@ async fn run_ctl(words: &[String]) {
 }
 
 /// Does what a refusal says: runs its `rabbitmqctl` line, which ends the text or is followed by a remark in brackets.
-async fn do_as_told(told: &str) {
+pub(crate) async fn do_as_told(told: &str) {
     let (_, line) = told
         .split_once("rabbitmqctl ")
         .unwrap_or_else(|| panic!("no line that mends it: {told}"));

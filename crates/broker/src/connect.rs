@@ -40,6 +40,8 @@ pub enum Role {
     Check,
     /// Declares, or compares, queues and exchange.
     Topology,
+    /// Reads the ledger of answers.
+    ReadLedger,
 }
 
 impl Role {
@@ -54,6 +56,7 @@ impl Role {
             Self::PublishLetters => "dead letters, publish",
             Self::Check => "check",
             Self::Topology => "topology",
+            Self::ReadLedger => "ledger",
         }
     }
 

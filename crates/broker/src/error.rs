@@ -33,6 +33,9 @@ pub enum BrokerError {
     /// The broker does not take one message, for a reason that lies in the message or in its queue. The session goes on.
     #[error("{0}")]
     Refused(Refusal),
+    /// The ledger of answers can't be read.
+    #[error("{0}")]
+    Ledger(LedgerError),
     /// Somebody else holds what is asked for.
     #[error("{0}")]
     Busy(Busy),
@@ -172,6 +175,8 @@ pub enum Right {
     PublishCopies,
     /// Publish answers to this exchange.
     PublishOutcomes(String),
+    /// Read this ledger.
+    ReadLedger(String),
 }
 
 /// A right is missing.
@@ -207,6 +212,10 @@ impl fmt::Display for Denial {
                 f,
                 "this user may not write to the exchange {exchange}, to which answers are published (outcomes.enabled); nothing is \
                  consumed without it: {reply}"
+            ),
+            Right::ReadLedger(ledger) => write!(
+                f,
+                "this user may not read the stream {ledger}, in which the answers are: {reply}"
             ),
             Right::PublishCopies => write!(
                 f,
@@ -249,6 +258,55 @@ impl fmt::Display for LimitReached {
         };
         write!(f, "Raise or clear the {whose} limit: {}", self.clear)
     }
+}
+
+/// Why the ledger of answers can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LedgerError {
+    /// This configuration has none.
+    #[error(
+        "there is no ledger of answers: set outcomes.enabled = true, as for the daemon, and name the stream in outcomes.ledger"
+    )]
+    NotConfigured,
+    /// It does not exist.
+    #[error(
+        "stream {ledger} does not exist: no answers are kept. A daemon with outcomes.enabled = true declares it, and so does \
+         `convgroup-deleter topology apply`; is it named as there (outcomes.ledger), and is this its vhost? {reply}"
+    )]
+    Missing {
+        /// Its name.
+        ledger: String,
+        /// What the broker says.
+        reply: Reply,
+    },
+    /// It was deleted while it was read, or another one has its name now.
+    #[error(
+        "stream {ledger} was deleted while it was read: what it kept is gone. A daemon declares it anew; its next answers are in that"
+    )]
+    Deleted {
+        /// Its name.
+        ledger: String,
+    },
+    /// No copy of it runs on the node that was asked.
+    #[error(
+        "the node has no running copy of the stream {ledger}: name one that has it in amqp.url (`rabbitmq-streams stream_status` \
+         says which), or add one with `rabbitmq-streams add_replica`: {reply}"
+    )]
+    NoReplica {
+        /// Its name.
+        ledger: String,
+        /// What the broker says.
+        reply: Reply,
+    },
+    /// There is something else of that name.
+    #[error(
+        "{ledger} is a queue and no stream: reading would take its messages away. Nothing was taken; name the ledger in \
+         outcomes.ledger"
+    )]
+    NoStream {
+        /// Its name.
+        ledger: String,
+    },
 }
 
 /// Why the dead letters can't be had now.

@@ -112,6 +112,8 @@ pub(crate) enum Meaning<'r> {
     InvalidArgument,
     /// A limit that an operator set is reached.
     Limit(BrokerLimit),
+    /// It is a stream, and the node that was asked has no copy of it that runs.
+    NoReplica,
     /// None of these.
     Other,
 }
@@ -135,6 +137,11 @@ impl Reply {
     const PRECONDITION_FAILED: u16 = 406;
     const NOT_ALLOWED: u16 = 530;
 
+    /// Whether what was asked for is there, on a node that is not, or not yet: RabbitMQ says 404 for that as well.
+    pub(crate) fn is_of_a_node_away(&self) -> bool {
+        self.code == Self::NOT_FOUND && self.text.contains("is down or inaccessible")
+    }
+
     /// What it means.
     ///
     /// The code alone says it, but for two. RabbitMQ has 406 for arguments that differ, for arguments that it can't use and for a
@@ -152,6 +159,8 @@ impl Reply {
                     Meaning::InvalidArgument
                 } else if says("queue limit") {
                     Meaning::Limit(BrokerLimit::Queues)
+                } else if says("replica on the local node") {
+                    Meaning::NoReplica
                 } else {
                     Meaning::Other
                 }
@@ -233,6 +242,16 @@ mod tests {
                 406,
                 "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost '/' (1) is reached",
                 Meaning::Limit(BrokerLimit::Queues),
+            ),
+            (
+                406,
+                "PRECONDITION_FAILED - queue 'queue 'q' in vhost '/'' does not have a replica on the local node",
+                Meaning::NoReplica,
+            ),
+            (
+                406,
+                "PRECONDITION_FAILED - stream queue 'q' in vhost '/' does not have a running replica on the local node",
+                Meaning::NoReplica,
             ),
             (
                 406,

@@ -1,5 +1,6 @@
 //! Publishing many events to the exchange: the producer's side, for the tool `publish`.
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 
 use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
@@ -23,6 +24,44 @@ pub struct Feed {
     connection: Connection,
     channel: Channel,
     amqp: Amqp,
+}
+
+/// An event to be published.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FeedEvent {
+    /// Its `message_id`: by this it is followed.
+    pub id: Box<str>,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl FeedEvent {
+    /// An event with an id of its own.
+    #[must_use]
+    pub fn new(body: Vec<u8>) -> Self {
+        Self {
+            id: uuid_v4(rand::random()).into(),
+            body,
+        }
+    }
+}
+
+/// A body names a user.
+impl fmt::Debug for FeedEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FeedEvent")
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A UUID of version 4 and of the variant of RFC 9562, of which all other bits are random.
+fn uuid_v4(random: u128) -> String {
+    let version = random & !(0xf << 76) | (4 << 76);
+    let bits = version & !(0b11 << 62) | (0b10 << 62);
+    let digits = format!("{bits:032x}");
+    let (a, b, c) = (&digits[..8], &digits[8..12], &digits[12..16]);
+    format!("{a}-{b}-{c}-{}-{}", &digits[16..20], &digits[20..])
 }
 
 /// An event that the broker did not take.
@@ -84,7 +123,7 @@ impl Feed {
     /// [`Stopped`]: nothing more can be published.
     pub async fn publish_all(
         &mut self,
-        events: &[Vec<u8>],
+        events: &[FeedEvent],
         mut on_progress: impl FnMut(usize),
     ) -> Result<Vec<RefusedEvent>, Stopped> {
         let (mut done, mut refused) = (0, Vec::new());
@@ -112,7 +151,7 @@ impl Feed {
     /// Publishes from `done` on, up to [`WINDOW`] at the same time.
     async fn together(
         &self,
-        events: &[Vec<u8>],
+        events: &[FeedEvent],
         done: &mut usize,
         on_progress: &mut impl FnMut(usize),
     ) -> Result<(), Unpublished> {
@@ -137,7 +176,7 @@ impl Feed {
     /// Publishes from `done` to `until`, one at a time, on a new channel after each that is refused.
     async fn one_by_one(
         &mut self,
-        events: &[Vec<u8>],
+        events: &[FeedEvent],
         done: &mut usize,
         until: usize,
         refused: &mut Vec<RefusedEvent>,
@@ -176,13 +215,13 @@ impl Feed {
         Ok(())
     }
 
-    async fn send(&self, event: &[u8]) -> Result<PublisherConfirm, Unpublished> {
+    async fn send(&self, event: &FeedEvent) -> Result<PublisherConfirm, Unpublished> {
         let published = self.channel.basic_publish(
             self.amqp.topology.exchange.as_str().into(),
             ROUTING_KEY.into(),
             mandatory(),
-            event,
-            properties(),
+            &event.body,
+            properties(&event.id),
         );
         self.answered("publishing", published).await
     }
@@ -229,10 +268,23 @@ impl Feed {
 }
 
 /// What a good publisher sets: persistent, an id to follow the message by, and when it was published.
-fn properties() -> BasicProperties {
+fn properties(id: &str) -> BasicProperties {
     BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
-        .with_message_id(format!("{:032x}", rand::random::<u128>()).into())
+        .with_message_id(id.into())
         .with_timestamp(unix_s())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_uuids_of_version_4() {
+        assert_eq!(uuid_v4(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(uuid_v4(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        let bits = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+        assert_eq!(uuid_v4(bits), "01234567-89ab-4def-8123-456789abcdef");
+    }
 }

@@ -20,6 +20,7 @@ pub mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod greeting;
+pub mod ledger;
 pub mod life;
 mod publisher;
 pub mod refusal;
@@ -39,7 +40,7 @@ use std::time::Duration;
 
 use lapin::Connection;
 
-pub use error::BrokerError;
+pub use error::{BrokerError, LedgerError};
 use fault::Fault;
 
 /// How long one operation at the broker may take. Healthy ones take milliseconds, an election about a second, a first start of

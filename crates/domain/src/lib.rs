@@ -5,6 +5,7 @@
 //! [`gate`]. Names of queues are made in [`topology`] and nowhere else. What *does* these things lives outside.
 pub mod all_groups;
 pub mod attempt;
+pub mod case;
 pub mod cloudevent;
 pub mod code;
 pub mod dead_letter;
@@ -13,6 +14,7 @@ pub mod encoding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod gate;
+pub mod manifest;
 pub mod message;
 pub mod moment;
 pub mod nodes;

@@ -1,0 +1,119 @@
+//! Files that tools write: there whole or not at all, never in the place of another.
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, IntoInnerError, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::{Exit, Failure};
+
+/// A new file, which only its owner may read. It has its name when all of it is on the disk; until then a temporary file in the same
+/// folder holds it, which is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    path: PathBuf,
+    temporary: Temporary,
+    out: BufWriter<File>,
+}
+
+impl NewFile {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// There is one of this name, or none can be made there.
+    pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
+        let created = Self::try_create(path);
+        created.map_err(|err| explained(path, err))
+    }
+
+    fn try_create(path: &Path) -> io::Result<Self> {
+        if path.symlink_metadata().is_ok() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let name = format!(".convgroup-{:016x}.tmp", rand::random::<u64>());
+        let temporary = Temporary(folder(path).join(name));
+        let out = BufWriter::new(create_new(&temporary.0)?);
+        Ok(Self {
+            path: path.to_owned(),
+            temporary,
+            out,
+        })
+    }
+
+    /// Adds to it.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = self.out.write_all(bytes);
+        written.map_err(|err| explained(&self.path, err))
+    }
+
+    /// Gives it its name, when all of it is on the disk.
+    ///
+    /// # Errors
+    /// It can't be written, or there is one of this name by now.
+    pub(crate) fn keep(self) -> Result<(), Failure> {
+        let Self {
+            path,
+            temporary,
+            out,
+        } = self;
+        let kept = move |path: &Path| {
+            let file = out.into_inner().map_err(IntoInnerError::into_error)?;
+            file.sync_all()?;
+            // Made first, so that the renaming replaces nobody's file: a name can be taken meanwhile.
+            create_new(path)?;
+            fs::rename(&temporary.0, path)
+                .and_then(|()| sync_folder(folder(path)))
+                .inspect_err(|_| drop(fs::remove_file(path)))
+        };
+        kept(&path).map_err(|err| explained(&path, err))
+    }
+}
+
+fn explained(path: &Path, err: io::Error) -> Failure {
+    let what = if err.kind() == ErrorKind::AlreadyExists {
+        "is there already (an existing file is not overwritten)"
+    } else {
+        "can't be written; nothing of it was left behind"
+    };
+    let err = anyhow::Error::new(err).context(format!("{} {what}", path.display()));
+    Failure::new(Exit::Other, err)
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A new file that only its owner may read.
+fn create_new(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Makes sure that a new name in the folder is on the disk. Some file systems can't, and say so; a folder that may not be read
+/// can't be asked.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    let Ok(folder) = File::open(folder) else {
+        return Ok(());
+    };
+    match folder.sync_all() {
+        Err(err) if matches!(err.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+/// A temporary file. It is removed when this is dropped, unless it has got another name.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
