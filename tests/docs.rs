@@ -479,6 +479,8 @@ fn headers() -> BTreeSet<String> {
         .filter_map(|line| line.split_once(": &str = \"convgroup-"))
         .filter_map(|(_, rest)| rest.split_once("\";"))
         .map(|(name, _)| format!("convgroup-{name}"))
+        // The program's own name is none.
+        .filter(|name| name != "convgroup-deleter")
         .collect()
 }
 

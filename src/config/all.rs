@@ -53,6 +53,11 @@ pub(super) fn is_known(key: &str) -> bool {
     declarations().any(|declaration| declaration.covers(key))
 }
 
+/// Whether a variable with nothing in it sets this key.
+pub(super) fn may_be_empty(key: &str) -> bool {
+    declarations().any(|declaration| declaration.name == key && declaration.may_be_empty)
+}
+
 /// A key that nobody knows, as an error may name it.
 pub(super) fn nameable(key: String) -> String {
     if is_word(&key) {

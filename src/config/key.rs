@@ -29,6 +29,8 @@ pub(super) struct Declaration {
     show: Show,
     /// For a family: what is wrong with a key below it that can't belong to it.
     not_below: Option<&'static str>,
+    /// Whether a variable with nothing in it sets the key to nothing.
+    pub(super) may_be_empty: bool,
 }
 
 impl Declaration {
@@ -37,6 +39,7 @@ impl Declaration {
             name,
             show,
             not_below: None,
+            may_be_empty: false,
         }
     }
 
@@ -109,6 +112,16 @@ impl<T> Key<T> {
         Self {
             declaration: Declaration::new(name, Show::AsWritten),
             parse,
+        }
+    }
+
+    /// The same key, which a variable with nothing in it sets to nothing; it does not set any other key.
+    pub(super) const fn or_nothing(self) -> Self {
+        let mut declaration = self.declaration;
+        declaration.may_be_empty = true;
+        Self {
+            declaration,
+            parse: self.parse,
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use toml::de::{DeTable, DeValue};
 
+use super::all;
 use convgroup_domain::text::{self, readable};
 use convgroup_host::files;
 
@@ -216,12 +217,15 @@ pub(super) fn from_env(env: impl IntoIterator<Item = (String, String)>) -> Value
     let of_kubernetes =
         |name: &str| !name.contains("__") && (name.contains("_SERVICE_") || name.contains("_PORT"));
     env.into_iter()
-        .filter(|(name, value)| !of_kubernetes(name) && !text::trimmed(value).is_empty())
+        .filter(|(name, _)| !of_kubernetes(name))
         .filter_map(|(name, value)| {
             let key = name
                 .strip_prefix(ENV_PREFIX)?
                 .to_lowercase()
                 .replace("__", ".");
+            if text::trimmed(&value).is_empty() && !all::may_be_empty(&key) {
+                return None;
+            }
             Some((key, (Text::One(value), Source::Env(nameable(name)))))
         })
         .collect()

@@ -10,7 +10,7 @@ use convgroup_domain::topology::Outcomes;
 keys! {
     ENABLED: Key<bool> = Key::shown("outcomes.enabled", flag);
     EXCHANGE: Key<String> = Key::shown("outcomes.exchange", name);
-    LEDGER: Key<String> = Key::shown("outcomes.ledger", name_or_none);
+    LEDGER: Key<String> = Key::shown("outcomes.ledger", name_or_none).or_nothing();
     LEDGER_MAX_AGE: Key<Duration> = Key::shown("outcomes.ledger_max_age", age);
     INCLUDE_IDS: Key<bool> = Key::shown("outcomes.include_ids", flag);
 }

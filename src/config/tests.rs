@@ -252,6 +252,8 @@ fn no_mistake_repeats_a_value() {
             let takes_it = [
                 "amqp.queue",
                 "amqp.exchange",
+                "outcomes.exchange",
+                "outcomes.ledger",
                 "im.identifier",
                 "im.secret_key",
             ];
@@ -488,4 +490,19 @@ fn secrets_are_hidden_when_the_configuration_is_shown() {
         !debug.contains("hush") && !debug.contains("hunter2"),
         "{debug}"
     );
+}
+
+#[test]
+fn a_ledger_of_nothing_is_none() {
+    let ledger = |value: Option<&str>| {
+        let mut variables = env(&[("CONVGROUP_OUTCOMES__ENABLED", "true")]);
+        variables.extend(value.map(|it| ("CONVGROUP_OUTCOMES__LEDGER".to_owned(), it.to_owned())));
+        let config = Settings::load(None, variables).config().unwrap();
+        let ledger = config.amqp.topology.ledger();
+        ledger.map(|ledger| ledger.name.clone())
+    };
+    assert_eq!(ledger(None).as_deref(), Some("convgroup.outcomes.ledger"));
+    assert_eq!(ledger(Some("mine")).as_deref(), Some("mine"));
+    assert_eq!(ledger(Some("")), None);
+    assert_eq!(ledger(Some(" ")), None);
 }
