@@ -394,7 +394,7 @@ fn program_and_schema_judge_made_up_events_alike() {
     let (mut accepted, mut refused) = (0, 0);
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = any_event();
-    for _ in 0..5000 {
+    for _ in 0..2000 {
         let event = strategy.new_tree(&mut runner).unwrap().current();
         let ok = decode(event.to_string().as_bytes()).is_ok();
         assert_eq!(plain.accepts(&event), ok, "{event}");
@@ -404,7 +404,7 @@ fn program_and_schema_judge_made_up_events_alike() {
         assert_eq!(wrapped.accepts(&event), ok);
         *if ok { &mut accepted } else { &mut refused } += 1;
     }
-    assert!(accepted > 500 && refused > 500, "{accepted} {refused}");
+    assert!(accepted > 200 && refused > 200, "{accepted} {refused}");
 }
 
 #[test]
@@ -461,7 +461,9 @@ fn what_a_page_shows_is_what_its_schema_says() {
     let pages = pages.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
     for path in pages.chain([root().join("README.md")]) {
         let name = path.file_name().unwrap().to_str().unwrap();
-        for (line, object) in objects(&read(&path)) {
+        // An id that is cut short stands for a whole one.
+        let page = read(&path).replace("…\"", &format!("{}\"", "0".repeat(56)));
+        for (line, object) in objects(&page) {
             let which = match object.get("type") {
                 None => 0,
                 Some(kind) if kind == outcome::TYPE => 2,
