@@ -42,6 +42,7 @@ async fn main() -> anyhow::Result<()> {
     section!(throughput);
     section!(latency);
     section!(pace);
+    section!(answers);
     section!(memory);
     section!(start);
     section!(growth);

@@ -26,6 +26,16 @@ pub(crate) struct Stage {
 enum Who {
     Bare,
     Daemon,
+    /// The bare loop, with a message confirmed for each event.
+    BareAnswering,
+    /// The daemon, with answers.
+    Answering,
+}
+
+impl Who {
+    const fn answers(self) -> bool {
+        matches!(self, Self::BareAnswering | Self::Answering)
+    }
 }
 
 /// What one run took.
@@ -74,6 +84,15 @@ impl Stage {
             .set("CONVGROUP_LOG__LEVEL", "info")
     }
 
+    fn config_of(&self, who: Who, base_url: &str) -> DaemonConfig {
+        let config = self.config(base_url);
+        if who.answers() {
+            config.answering()
+        } else {
+            config
+        }
+    }
+
     /// Declares what the daemon would, so that events can be queued before anybody runs.
     async fn queue_events(&self, config: &DaemonConfig, count: usize) -> anyhow::Result<()> {
         let publish = config
@@ -96,11 +115,15 @@ impl Stage {
 
     async fn drop_queues(&self, config: &DaemonConfig) {
         let channel = self.broker.channel().await;
-        for name in [
+        let mut names = vec![
             config.queue().to_owned(),
             config.dead_queue(),
             format!("{}.retry.1s", config.queue()),
-        ] {
+        ];
+        if config.answers() {
+            names.push(config.ledger().to_owned());
+        }
+        for name in names {
             let _ = channel
                 .queue_delete(name.into(), lapin::options::QueueDeleteOptions::default())
                 .await;
@@ -118,7 +141,7 @@ impl Stage {
         let port = free_port();
         let base_url = format!("http://127.0.0.1:{port}");
         let config = self
-            .config(&base_url)
+            .config_of(who, &base_url)
             .set("CONVGROUP_RATE_LIMIT__CALLS_PER_SECOND", 100_000)
             .set("CONVGROUP_AMQP__PREFETCH", in_flight);
         let mut sandbox = DaemonConfig::new("amqp://none", &base_url)
@@ -267,7 +290,7 @@ pub(crate) async fn latency(stage: &Stage) -> anyhow::Result<String> {
 async fn acked_after(stage: &Stage, who: Who, events: usize) -> anyhow::Result<Vec<f64>> {
     const PAUSE: Duration = Duration::from_millis(20);
     let sandbox = sandbox(Latency::default()).await?;
-    let config = stage.config(&sandbox.base_url());
+    let config = stage.config_of(who, &sandbox.base_url());
     let proxy = Proxy::start(stage.node.addr()).await;
     stage.queue_events(&config, 1).await?;
     let proxied = config.clone().set("CONVGROUP_AMQP__URL", proxy.amqp_url());
@@ -348,6 +371,97 @@ pub(crate) async fn pace(stage: &Stage) -> anyhow::Result<String> {
         stage.drop_queues(&config).await;
     }
     Ok(text)
+}
+
+/// What answers cost: against a bare loop that publishes and confirms a message for each event, and against the daemon without.
+pub(crate) async fn answers(stage: &Stage) -> anyhow::Result<String> {
+    const EVENTS: usize = 20_000;
+    const ROUNDS: usize = 5;
+    const LATENCY_EVENTS: usize = 400;
+    const LATENCY_ROUNDS: usize = 5;
+    let mut text = format!(
+        "## Answers\n\n{EVENTS} queued events, 256 in flight, API latency 0, limit off, each answered; median of {ROUNDS} runs in turn. The bare loop publishes and confirms one message per event before its ack.\n\n\
+         | | messages/s | CPU per message | peak memory |\n|---|---|---|---|\n"
+    );
+    let who = [Who::BareAnswering, Who::Answering, Who::Daemon];
+    let mut runs: [Vec<Run>; 3] = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (who, runs) in who.into_iter().zip(&mut runs) {
+            runs.push(stage.run(who, EVENTS, "0ms..0ms", 256).await?);
+        }
+    }
+    let rows = runs.map(|runs| {
+        let of = |get: fn(&Run) -> f64| median(&runs.iter().map(get).collect::<Vec<f64>>());
+        [
+            EVENTS as f64 / of(|run| run.seconds),
+            of(|run| run.cpu_us_per_message),
+            of(|run| run.peak_mib),
+        ]
+    });
+    let names = [
+        "bare loop with a confirm",
+        "convgroup-deleter with answers",
+        "convgroup-deleter without",
+    ];
+    for (name, [rate, cpu, memory]) in names.into_iter().zip(rows) {
+        writeln!(
+            text,
+            "| {name} | {rate:.0} | {cpu:.0} µs | {memory:.1} MiB |"
+        )?;
+    }
+    let [bare, with, without] = rows;
+    writeln!(
+        text,
+        "| **ratio, with answers to the bare loop** | **{:.2}** | **{:.2}** | **{:.2}** |\n\nAnswers take {:+.1} MiB at the peak.",
+        with[0] / bare[0],
+        with[1] / bare[1],
+        with[2] / bare[2],
+        with[2] - without[2]
+    )?;
+    let mut rounds: [Vec<[f64; 2]>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..LATENCY_ROUNDS {
+        for (who, rounds) in [Who::Daemon, Who::Answering].into_iter().zip(&mut rounds) {
+            let took = acked_after(stage, who, LATENCY_EVENTS).await?;
+            rounds.push([0.5, 0.99].map(|share| quantile(&took, share)));
+        }
+    }
+    let [without, with] = rounds.map(|rounds| {
+        [0, 1].map(|column| median(&rounds.iter().map(|it| it[column]).collect::<Vec<f64>>()))
+    });
+    writeln!(
+        text,
+        "\nPublished to acked, {LATENCY_EVENTS} events at 50/s, median of {LATENCY_ROUNDS} rounds in turn:\n\n| | p50 | p99 |\n|---|---|---|\n\
+         | without answers | {:.2} ms | {:.2} ms |\n| with answers | {:.2} ms | {:.2} ms |\n| **difference** | **{:+.2} ms** | **{:+.2} ms** |",
+        without[0],
+        without[1],
+        with[0],
+        with[1],
+        with[0] - without[0],
+        with[1] - without[1]
+    )?;
+    let (worst, mean) = paced_with_answers(stage).await?;
+    writeln!(
+        text,
+        "\nAt the limit of 200 calls per second: {mean:.1} calls/s in the mean, {worst} in the worst sliding second."
+    )?;
+    Ok(text)
+}
+
+/// The pace with answers, over 20 s: calls in the worst sliding second, and in the mean.
+async fn paced_with_answers(stage: &Stage) -> anyhow::Result<(usize, f64)> {
+    const CALLS: u64 = 4000;
+    let sandbox = sandbox(Latency::new(5, 25)?).await?;
+    let config = stage.config_of(Who::Answering, &sandbox.base_url());
+    stage.queue_events(&config, CALLS as usize + 1000).await?;
+    let _daemon = config.spawn();
+    sandbox.wait_until(|counters| counters.calls >= CALLS).await;
+    let moments: Vec<Instant> = sandbox.calls().iter().map(|call| call.instant).collect();
+    let took = moments[moments.len() - 1].duration_since(moments[0]);
+    stage.drop_queues(&config).await;
+    Ok((
+        worst_second(&moments),
+        moments.len() as f64 / took.as_secs_f64(),
+    ))
 }
 
 /// Memory with a long queue and everything in flight, after so many events that every buffer was used from end to end.
@@ -463,8 +577,8 @@ fn spawn_bare(config: &DaemonConfig, base_url: &str) -> anyhow::Result<Daemon> {
 
 fn spawn(who: Who, config: &DaemonConfig, base_url: &str) -> anyhow::Result<Daemon> {
     match who {
-        Who::Bare => spawn_bare(config, base_url),
-        Who::Daemon => Ok(config.spawn()),
+        Who::Bare | Who::BareAnswering => spawn_bare(config, base_url),
+        Who::Daemon | Who::Answering => Ok(config.spawn()),
     }
 }
 

@@ -88,6 +88,8 @@ metrics! {
     dead_letters_total: IntCounterVec = counters(&["cause", "class"]);
     /// Answers given to requests, by their status.
     outcomes_total: IntCounterVec = counters(&["status"]);
+    /// 1 while exchange and ledger for answers are there, as last looked for; 0 without a session, or where answers are not given.
+    outcomes_ready: IntGauge = int_gauge();
     /// Calls of the API by their answer; probes are counted apart.
     api_requests_total: IntCounterVec = counters(&["code", "class", "call"]);
     /// Probes by result.
@@ -246,6 +248,7 @@ impl Metrics {
             BrokerEvent::SessionBegan
             | BrokerEvent::SessionEnded
             | BrokerEvent::Blocked(_)
+            | BrokerEvent::AnswersHaveAPlace
             | BrokerEvent::Depths(_) => &[],
         };
         for role in replaced {
@@ -263,6 +266,7 @@ impl Metrics {
                 .set(broker.is_connected.into());
         }
         self.amqp_blocked.set(broker.blocked_since.is_some().into());
+        self.outcomes_ready.set(broker.answers_have_a_place.into());
         if let Some(depths) = broker.depths {
             for queue in Queue::ALL {
                 self.queue_messages

@@ -119,6 +119,8 @@ pub struct Broker {
     pub is_connected: bool,
     /// Since when the broker blocks publishing, if it does.
     pub blocked_since: Option<Instant>,
+    /// Whether exchange and ledger for answers were there when they were last looked for, in this session.
+    pub answers_have_a_place: bool,
     /// Messages ready in the queues, as last asked; nothing before the first time.
     pub depths: Option<Depths>,
 }
@@ -132,7 +134,9 @@ impl Broker {
             BrokerEvent::SessionEnded => {
                 self.is_connected = false;
                 self.blocked_since = None;
+                self.answers_have_a_place = false;
             }
+            BrokerEvent::AnswersHaveAPlace => self.answers_have_a_place = true,
             BrokerEvent::PublisherReplaced | BrokerEvent::Blocked(false) => {
                 self.blocked_since = None;
             }
@@ -241,6 +245,7 @@ mod tests {
             for event in [
                 BrokerEvent::SessionBegan,
                 BrokerEvent::Blocked(true),
+                BrokerEvent::AnswersHaveAPlace,
                 BrokerEvent::Depths(depths),
                 event,
             ] {
@@ -249,6 +254,7 @@ mod tests {
             let expect = Broker {
                 is_connected,
                 blocked_since: is_blocked.then_some(now),
+                answers_have_a_place: is_connected,
                 depths: Some(depths),
             };
             assert_eq!(broker, expect, "{event:?}");

@@ -283,6 +283,28 @@ fn the_readme_is_short_and_leads_to_every_page() {
     assert_none(&lost);
 }
 
+// --- examples
+
+/// The code blocks of a page in this language, without their fences.
+fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
+    let fence = format!("\n```{language}\n");
+    let blocks = page.split(fence.as_str()).skip(1);
+    blocks
+        .map(|block| {
+            let (code, _) = block.split_once("\n```").expect("the block ends");
+            code
+        })
+        .collect()
+}
+
+/// What a reader copies from the page is what was tried.
+#[test]
+fn the_page_shows_the_example_as_it_is() {
+    let page = read("docs/requests.md");
+    let example = read("docs/examples/python/request.py");
+    assert_eq!(blocks(&page, "python"), [example.trim_end()]);
+}
+
 // --- configuration keys
 
 /// The keys of `config/default.toml` with their defaults; those without one are commented out there.

@@ -11,12 +11,14 @@
 
 mod expected;
 
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use convgroup_domain::outcome::{End, OutcomeEvent, Status};
 use convgroup_domain::quote;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -86,16 +88,17 @@ impl Stage {
         let mut config = DaemonConfig::new(&url, &sandbox_url)
             .program(built("convgroup-deleter")?)
             .args(&["run", "--config", SETTINGS])
+            .answering()
             .unset("CONVGROUP_RETRY__TIERS")
             .unset("CONVGROUP_LOG__FORMAT")
             .unset("CONVGROUP_LOG__LEVEL");
         if node.is_some() {
             // A node of its own: the contract's names are free.
             config = config
-                .unset("CONVGROUP_AMQP__QUEUE")
-                .unset("CONVGROUP_AMQP__EXCHANGE");
-            config = config.set("CONVGROUP_AMQP__QUEUE", "convgroup.delete");
-            config = config.set("CONVGROUP_AMQP__EXCHANGE", "convgroup");
+                .set("CONVGROUP_AMQP__QUEUE", "convgroup.delete")
+                .set("CONVGROUP_AMQP__EXCHANGE", "convgroup")
+                .set("CONVGROUP_OUTCOMES__EXCHANGE", "convgroup.outcomes")
+                .set("CONVGROUP_OUTCOMES__LEDGER", "convgroup.outcomes.ledger");
         }
         Ok(Self {
             node,
@@ -163,17 +166,16 @@ impl Stage {
             format!("{queue}.retry.1s"),
             format!("{queue}.retry.3s"),
             self.config.dead_queue(),
+            self.config.ledger().to_owned(),
         ] {
             let _ = channel
                 .queue_delete(name.into(), lapin::options::QueueDeleteOptions::default())
                 .await;
         }
-        let _ = channel
-            .exchange_delete(
-                self.config.exchange().into(),
-                lapin::options::ExchangeDeleteOptions::default(),
-            )
-            .await;
+        for name in [self.config.exchange(), self.config.outcomes_exchange()] {
+            let options = lapin::options::ExchangeDeleteOptions::default();
+            let _ = channel.exchange_delete(name.into(), options).await;
+        }
     }
 }
 
@@ -380,6 +382,7 @@ impl Expected {
         let counter =
             |name: &str| usize::try_from(sandbox[name].as_u64().unwrap_or(0)).unwrap_or(0);
         let left = stage.broker.depth(stage.config.queue()).await as usize;
+        let answers = Answers::read(stage).await?;
         let checks = [
             (
                 "every event has one end: deleted, gone or dead",
@@ -415,17 +418,14 @@ impl Expected {
                 names("gone"),
             ),
             ("messages left in the main queue", 0, left),
+            (
+                "every request answered, to its end",
+                self.events,
+                answers.closed,
+            ),
         ];
-        println!("Do the sums agree?");
-        let mut agree = true;
-        for (what, wanted, found) in checks {
-            agree &= wanted == found;
-            println!(
-                "  {}  {what}: {found}{}",
-                mark(wanted == found),
-                wanted_text(wanted, found)
-            );
-        }
+        let truths = answers.truths(metrics, counter("deleted"), self.malformed);
+        let mut agree = agrees(&[&checks[..], &truths[..]].concat());
         let worst = counter("calls_per_second_max");
         agree &= worst <= 200;
         println!(
@@ -433,6 +433,87 @@ impl Expected {
             mark(worst <= 200)
         );
         Ok(agree)
+    }
+}
+
+/// Prints each sum, what was expected and what was found; says whether all agree.
+fn agrees(checks: &[(&str, usize, usize)]) -> bool {
+    println!("Do the sums agree?");
+    let mut agree = true;
+    for &(what, wanted, found) in checks {
+        agree &= wanted == found;
+        println!(
+            "  {}  {what}: {found}{}",
+            mark(wanted == found),
+            wanted_text(wanted, found)
+        );
+    }
+    agree
+}
+
+/// What the ledger tells, read as a requester would: each answer once, by its id.
+#[derive(Default)]
+struct Answers {
+    /// Requests of which every place is told.
+    closed: usize,
+    erased: usize,
+    deleted: usize,
+    dead: usize,
+    malformed: usize,
+}
+
+impl Answers {
+    async fn read(stage: &Stage) -> anyhow::Result<Self> {
+        let mut answers = Self::default();
+        let (mut seen, mut places) = (HashSet::new(), HashMap::<String, usize>::new());
+        for message in stage.broker.read_stream(stage.config.ledger()).await {
+            let event = OutcomeEvent::from_json(&message.body)?;
+            if !seen.insert(event.id) {
+                continue;
+            }
+            for result in &event.data.results {
+                match result.outcome {
+                    End::Deleted => answers.deleted += 1,
+                    End::DeadLettered => answers.dead += 1,
+                    End::Gone | End::Purged => {}
+                }
+                answers.erased += usize::from(result.outcome.is_erased());
+            }
+            answers.malformed += usize::from(event.data.status == Status::Malformed);
+            let told = places.entry(event.data.request.id).or_default();
+            *told += event.data.results.len();
+            answers.closed += usize::from(*told == event.data.groups);
+        }
+        Ok(answers)
+    }
+
+    /// What the answers tell, held against the daemon's own count, the API's count of deletions, and the number of broken events.
+    fn truths(
+        &self,
+        metrics: &Metrics,
+        deleted: usize,
+        malformed: usize,
+    ) -> [(&'static str, usize, usize); 4] {
+        let names =
+            |outcome| metrics.value("convgroup_groups_total", &[("outcome", outcome)]) as usize;
+        [
+            (
+                "every answer true: names told to be erased",
+                names("deleted") + names("gone"),
+                self.erased,
+            ),
+            (
+                "  of these deleted, counted by the sandbox",
+                deleted,
+                self.deleted,
+            ),
+            (
+                "  names told to be dead letters",
+                names("dead_lettered"),
+                self.dead,
+            ),
+            ("  events told to be broken", malformed, self.malformed),
+        ]
     }
 }
 

@@ -39,12 +39,13 @@ fn one(codes: &CodeTable, row: &Row) -> String {
         " (not in the table)"
     };
     format!(
-        "code     {}{unlisted}\nlabel    {}\nclass    {}{overridden}\nmeaning  {}\nmessage  {}\nadvice   {}\n",
+        "code     {}{unlisted}\nlabel    {}\nclass    {}{overridden}\nmeaning  {}\nmessage  {}\nanswer   {}\nadvice   {}\n",
         row.code,
         row.label,
         row.class,
         row.meaning,
         row.class.consequence(),
+        row.class.answer(),
         row.advice
     )
 }

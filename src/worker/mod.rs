@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use tokio::sync::MutexGuard;
 use tokio::task::JoinError;
 
 use crate::config::Retry;
@@ -91,11 +92,22 @@ impl Worker {
     pub async fn work_on(self: Arc<Self>, delivery: Delivery, session: Arc<Session>) {
         let clock = Clock::start();
         let _in_hand = self.received(&delivery.message, &clock);
-        let _first = session.answers.turn().await;
+        let _first = self.turn(&session).await;
         let processed = self
             .process(&delivery.message, &clock, session.life())
             .await;
         self.finish(delivery, processed, &clock, &session).await;
+    }
+
+    /// Waits until it makes sense to work on a message: see [`Answers::turn`](convgroup_broker::answers::Answers::turn). A stop, or the
+    /// end of the session, is no reason to wait any more: no call leaves then.
+    async fn turn<'s>(&self, session: &'s Session) -> Option<MutexGuard<'s, ()>> {
+        tokio::select! {
+            biased;
+            first = session.answers.turn() => first,
+            () = session.life().over() => None,
+            () = self.suspension.draining() => None,
+        }
     }
 
     /// Hands back a delivery on which no work was begun.

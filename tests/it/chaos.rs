@@ -1,15 +1,19 @@
-//! Chaos: the API fails at random, the daemon and the broker are killed; nothing is lost, and nothing innocent is dead.
+//! Chaos: the API fails at random, the daemon and the broker are killed; nothing is lost, nothing innocent is dead, and every request is
+//! answered. The books are kept from the ledger alone, and compared with the API's own record and the dead letters, name by name.
 //!
 //! One seed decides what is published, how the API fails, what is killed and when. It is printed on failure; a run with the same
 //! seed is the same but for the scheduling of the machine. `CHAOS=long` is the run of `make chaos`.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use im_sandbox::{Fault, Latency, Rule};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use sha2::{Digest, Sha256};
 
+use crate::ledger::Books;
 use crate::world::{World, event, seconds};
+use convgroup_domain::text::hex;
 use convgroup_testkit::{Broker, Daemon, Node, PATIENCE};
 
 /// Calls per second of the daemon, and of the API in a phase that is not throttled: above the real 200, to save time.
@@ -20,9 +24,10 @@ const PACE_THROTTLED: u32 = 300;
 const THROTTLED_EACH: usize = 4;
 /// How long a phase may take; most of it is a broker that starts on a busy machine.
 const PHASE_PATIENCE: Duration = seconds(120);
-/// Of a hundred events so many are malformed, and so many rejected.
+/// Of a hundred events so many are malformed, so many rejected, and so many mean all groups.
 const MALFORMED_PERCENT: u32 = 2;
 const REJECTED_PERCENT: u32 = 2;
+const ALL_GROUPS_PERCENT: u32 = 10;
 
 /// How much chaos.
 struct Plan {
@@ -89,6 +94,8 @@ struct Planted {
     groups: u64,
     rejected: BTreeSet<String>,
     malformed: BTreeSet<String>,
+    /// How many names each request has, by its id, which is the hash of its body; nothing where all groups are meant.
+    names: BTreeMap<String, Option<usize>>,
 }
 
 impl Planted {
@@ -99,22 +106,55 @@ impl Planted {
         let body = if kind < MALFORMED_PERCENT {
             let body = format!("no event {number}");
             self.malformed.insert(body.clone());
-            body
+            (body, Some(0))
         } else if kind < MALFORMED_PERCENT + REJECTED_PERCENT {
             // The API knows no such user: 50001.
             let body = event(&format!("nobody{number}"), &["a"]);
             self.rejected.insert(body.clone());
-            body
+            (body, Some(1))
         } else {
             let user = format!("user{number}");
             let groups = &["a", "b", "c"][..[1, 1, 1, 2, 3][rng.random_range(0..5)]];
             world.user(&user, groups);
             self.groups += groups.len() as u64;
-            let body = event(&user, groups);
+            let all = kind < MALFORMED_PERCENT + REJECTED_PERCENT + ALL_GROUPS_PERCENT;
+            let request = if all {
+                let body = format!(r#"{{"From_Account":"{user}","AllGroups":true}}"#);
+                (body, None)
+            } else {
+                (event(&user, groups), Some(groups.len()))
+            };
             self.users.push(user);
-            body
+            request
         };
+        let (body, names) = body;
+        self.names.insert(request_id(&body), names);
         self.bodies.push(body);
+    }
+
+    /// Each request is answered to its end, and told what is so.
+    fn check_answers(&self, books: &Books) {
+        let ids = |bodies: &BTreeSet<String>| bodies.iter().map(|it| request_id(it)).collect();
+        let (rejected, malformed): (BTreeSet<String>, BTreeSet<String>) =
+            (ids(&self.rejected), ids(&self.malformed));
+        for (id, names) in &self.names {
+            let case = books.case(id);
+            assert!(case.is_closed(), "{id} is open: {case:?}");
+            let ends: Vec<String> = case.ends().into_values().collect();
+            if malformed.contains(id) {
+                assert_eq!(case.last().status, "malformed");
+            } else if rejected.contains(id) {
+                assert_eq!(ends, ["rejected 50001"]);
+            } else {
+                assert!(ends.iter().all(|end| end == "erased"), "{id}: {case:?}");
+                assert!(
+                    names.is_none_or(|names| names == ends.len()),
+                    "{id}: {case:?}"
+                );
+                assert_eq!(names.is_none(), case.told.iter().any(|told| told.verified));
+            }
+        }
+        assert_eq!(books.0.len(), self.names.len());
     }
 
     fn check_deleted(&self, world: &World) {
@@ -139,6 +179,11 @@ impl Planted {
         assert_eq!(rejected, self.rejected);
         assert_eq!(malformed, self.malformed);
     }
+}
+
+/// The id of a request whose message has none.
+fn request_id(body: &str) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(body.as_bytes())))
 }
 
 /// About one call in seven goes wrong, in every way there is.
@@ -212,6 +257,7 @@ async fn nothing_is_lost_in_chaos() {
     let node = Node::start().await;
     let mut world = World::at(&node.url())
         .await
+        .answering()
         .set("CONVGROUP_IM__TIMEOUT", "500ms")
         .set("CONVGROUP_RATE_LIMIT__CALLS_PER_SECOND", PACE)
         .set("CONVGROUP_RETRY__TIERS", "100ms,300ms,1s")
@@ -253,6 +299,8 @@ async fn nothing_is_lost_in_chaos() {
     world.drained(&daemon, PHASE_PATIENCE, || Ok(())).await;
     planted.check_deleted(&world);
     planted.check_dead_letters(&world).await;
+    let ledger = world.broker.read_stream(world.config.ledger()).await;
+    planted.check_answers(&Books::kept(&ledger));
     world.nothing_is_left(&daemon).await;
     let counters = world.sandbox.counters();
     assert_eq!(

@@ -8,15 +8,17 @@ use std::ops::RangeInclusive;
 use convgroup_host::failpoint::Point;
 use im_sandbox::{CallRecord, Fault, Rule};
 
+use crate::ledger::Books;
 use crate::world::{World, event};
 use convgroup_testkit::PATIENCE;
 use convgroup_testkit::broker::persistent;
 
-/// Events of each kind; there are six kinds.
+/// Events of each kind; there are seven kinds.
 const EACH: usize = 6;
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 /// Every user's group of this name is answered with 51011.
 const BAD: &str = "bad";
+const REJECTED: &str = "rejected 51011";
 
 /// An event and what has to become of it.
 struct Planted {
@@ -27,6 +29,8 @@ struct Planted {
     dead: Option<DeadLetter>,
     /// Answered with 50004 once.
     flaky: Option<&'static str>,
+    /// What the requester has to be told of each name, by its place; nothing of one that can't be read, or that means all groups.
+    told: Vec<&'static str>,
 }
 
 /// What identifies a dead letter: id, cause, code, body.
@@ -37,20 +41,38 @@ impl Planted {
         let (id, user) = (format!("m-{number}"), format!("user{number}"));
         let named = |groups: &[&str]| event(&user, groups).into_bytes();
         let rejected = || Some((id.clone(), "rejected", Some("51011"), named(&[BAD])));
-        let (body, deleted, flaky, dead) = match number % KINDS {
-            0 => (named(&["a", "b"]), vec!["a", "b"], None, None),
-            1 => (named(&["flaky"]), vec!["flaky"], Some("flaky"), None),
+        let (body, deleted, flaky, dead, told) = match number % KINDS {
+            0 => {
+                let there = vec!["a", "b"];
+                (named(&there), there, None, None, vec!["erased"; 2])
+            }
+            1 => {
+                let there = vec!["flaky"];
+                (named(&there), there, Some("flaky"), None, vec!["erased"])
+            }
             2 => {
                 let body = named(&["good", "flaky", BAD]);
-                (body, vec!["good", "flaky"], Some("flaky"), rejected())
+                let there = vec!["good", "flaky"];
+                let told = vec!["erased", "erased", REJECTED];
+                (body, there, Some("flaky"), rejected(), told)
             }
-            3 => (named(&[BAD]), vec![], None, rejected()),
+            3 => (named(&[BAD]), vec![], None, rejected(), vec![REJECTED]),
             4 => {
                 let body = format!("no event {number}").into_bytes();
                 let dead = (id.clone(), "malformed", None, body.clone());
-                (body, vec![], None, Some(dead))
+                (body, vec![], None, Some(dead), vec![])
             }
-            _ => (named(&["gone"]), vec![], None, None),
+            5 => {
+                let body = format!(r#"{{"From_Account":"{user}","AllGroups":true}}"#);
+                (
+                    body.into_bytes(),
+                    vec!["a", "flaky"],
+                    Some("flaky"),
+                    None,
+                    vec![],
+                )
+            }
+            _ => (named(&["gone"]), vec![], None, None, vec!["erased"]),
         };
         Self {
             id,
@@ -59,6 +81,19 @@ impl Planted {
             deleted,
             dead,
             flaky,
+            told,
+        }
+    }
+
+    /// The requester knows how its request ended, and nothing else was told.
+    #[track_caller]
+    fn check_told(&self, books: &Books) {
+        let case = books.case(&self.id);
+        assert!(case.is_closed(), "{} is open: {case:?}", self.id);
+        let malformed = self.dead.as_ref().is_some_and(|dead| dead.1 == "malformed");
+        assert_eq!(case.last().status == "malformed", malformed);
+        if !self.told.is_empty() {
+            books.check(&self.id, &self.told);
         }
     }
 
@@ -78,6 +113,7 @@ impl Planted {
 async fn killed_at(point: Point, nth: u32, prefetch: u16) -> usize {
     let world = World::new()
         .await
+        .answering()
         .set("CONVGROUP_AMQP__PREFETCH", prefetch)
         .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0)
         .set("CONVGROUP_RETRY__TIERS", "100ms")
@@ -104,8 +140,11 @@ async fn killed_at(point: Point, nth: u32, prefetch: u16) -> usize {
         })
         .await;
     let calls = world.sandbox.calls();
+    let books = Books::of(&world).await;
+    assert_eq!(books.0.len(), planted.len());
     for event in &planted {
         check_calls(event, &calls, prefetch);
+        event.check_told(&books);
     }
     let found = world.broker.depth(&world.config.dead_queue()).await as usize;
     assert!(found >= wanted, "{found} dead letters of {wanted}");
@@ -199,6 +238,17 @@ async fn killed_after_a_delayed_copy_the_books_balance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_after_a_dead_letter_the_books_balance() {
     check(Point::AfterDeadLetter, 2, 1..=1).await;
+}
+
+/// The message comes back; its dead letter is there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_before_an_answer_the_books_balance() {
+    check(Point::BeforeAnswer, 4, 0..=1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_an_answer_the_books_balance() {
+    check(Point::AfterAnswer, 4, 0..=1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

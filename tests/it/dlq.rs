@@ -558,7 +558,6 @@ async fn what_makes_no_sense_is_refused_before_anything_happens() {
         // No letter has it, however many there are.
         (&["purge", "--code", "http_4xx", "--yes"], "http_404"),
         (&["ls", "--code", "other"], "99999"),
-        (&["ls", "--cause", "expired"], "ttl"),
         (&["ls", "--cause", "bogus"], "delivery_limit"),
         (&["ls", "--class", "gone"], "transient"),
         (&["ls", "--message-id", ""], "--message-id is empty"),

@@ -9,7 +9,7 @@ use convgroup_chat::connects::OnConnect;
 use convgroup_chat::endpoint::Endpoint;
 use convgroup_chat::settings::{Im, SecretSource};
 use convgroup_chat::signer::Signer;
-use convgroup_domain::code::{Class, CodeTable, PANIC};
+use convgroup_domain::code::{Class, CodeTable, GROUPS_RECREATED, PANIC};
 use convgroup_domain::reply::Reply;
 use im_sandbox::{Fault, Probes, Raw, Rule};
 use secrecy::SecretString;
@@ -616,8 +616,8 @@ fn every_row_has_its_test() {
         "timeout", "reset", "bad_body", "http_5xx", "http_408", "http_429", "http_401", "http_403",
         "http_404", "other", PANIC,
     ];
-    // `connect` and other 4xx need no code of their own: they go the way of `reset` and `other`.
-    let elsewhere = ["connect", "http_4xx", "0", "51009"];
+    // `connect` and other 4xx need no code of their own: they go the way of `reset` and `other`. The last has its test in `answers`.
+    let elsewhere = ["connect", "http_4xx", "0", "51009", GROUPS_RECREATED];
     for row in table.rows() {
         let by_class = [
             Class::Transient,

@@ -53,10 +53,12 @@ impl Case {
             .collect()
     }
 
-    /// Whether all its places are filled, or it could not be read.
+    /// Whether all its places are filled, or it could not be read; of all groups, whether an answer says that none is left.
     pub(crate) fn is_closed(&self) -> bool {
         self.told.iter().any(|answer| {
-            answer.status == "malformed" || self.ends().len() == answer.groups && answer.groups > 0
+            let all_groups = answer.verified || answer.cause.is_some();
+            let filled = self.ends().len() == answer.groups && answer.groups > 0;
+            answer.status == "malformed" || all_groups && answer.remaining == 0 || filled
         })
     }
 

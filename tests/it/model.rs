@@ -1,6 +1,7 @@
-//! A model broker and a model API play random histories to the real decisions: every name is always in exactly one place.
+//! A model broker and a model API play random histories to the real decisions: every name is always in exactly one place, and what the
+//! ledger tells is so.
 //!
-//! Real are `decode`, `next_step`, `NameEnd`, `decide` and the bodies of its copies. Modelled is what stands around them and can fail: queues
+//! Real are `decode`, `next_step`, `NameEnd`, `decide`, the bodies of its copies, `Request` and `Answer`. Modelled is what stands around them and can fail: queues
 //! with redelivery, an API that answers anything, a probe, and sessions that break between any two steps of a settle. A publish
 //! that is refused is a break before it; one whose confirm is lost is a break after it.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,7 +13,9 @@ use convgroup_domain::decide::{
     Cause, Decision, Destination, NameEnd, RetryLimits, Successor, decide, decide_malformed,
 };
 use convgroup_domain::message::{DeleteGroups, NamesLeft, decode};
+use convgroup_domain::outcome::{Answer, OutcomeEvent, Told};
 use convgroup_domain::reply::Reply;
+use convgroup_domain::request::{Clues, Request};
 use convgroup_domain::retry::{Step, Tries, next_step};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -50,11 +53,11 @@ enum Move {
     /// The daemon takes a message in hand to its end: the first of this event.
     Work {
         which: usize,
-        answers: Vec<Answer>,
+        answers: Vec<ApiAnswer>,
         probe_is_healthy: bool,
         /// Others have found the API unreachable before this message is judged.
         suspended: bool,
-        /// After so many steps (a publish for each successor, then the ack) the session breaks.
+        /// After so many steps (a publish for each successor, then the answer, then the ack) the session breaks.
         breaks_after: Option<usize>,
     },
     /// The oldest message of a delay queue has waited long enough.
@@ -65,7 +68,7 @@ enum Move {
 
 /// What the API does with a call; after the last of a list it is honest.
 #[derive(Clone, Debug)]
-enum Answer {
+enum ApiAnswer {
     Honest,
     /// Says this and deletes nothing.
     Says(Reply),
@@ -85,6 +88,9 @@ enum Daemon {
     AcksPassingFailures,
     CountsHandBacks,
     CarriesDoneNames,
+    AnswersLast,
+    AnswersFirst,
+    LosesPlaces,
 }
 
 /// What the contract says of a name, from what the API and the probe have said.
@@ -109,9 +115,32 @@ struct Message {
     attempt: Option<i64>,
     /// Counted failures, as the model counts them.
     failures: u32,
+    /// The headers that tell the places of its names, as the real code wrote them.
+    index: Option<String>,
+    groups: Option<i64>,
+}
+
+/// A step of a settle.
+enum Act {
+    Publish(Destination, Message),
+    Answer(Box<OutcomeEvent>),
+    Ack,
 }
 
 impl Message {
+    /// The request that it belongs to.
+    fn request(&self) -> Request {
+        let id = request_id(self.event);
+        let clues = Clues {
+            message_id: Some(&id),
+            index: self.index.as_deref(),
+            groups: self.groups,
+            body: &self.body,
+            ..Clues::default()
+        };
+        Request::read(&clues, decode(&self.body).ok().as_ref())
+    }
+
     /// The names it carries, read without the code under test; the one nameless name of an event that can't be read.
     fn names(&self) -> BTreeSet<String> {
         let body: Result<serde_json::Value, _> = serde_json::from_slice(&self.body);
@@ -142,6 +171,8 @@ struct World {
     tiers: Vec<VecDeque<Message>>,
     dead: Vec<(Cause, Message)>,
     done: Vec<(usize, String)>,
+    /// The answers that the broker has confirmed.
+    ledger: Vec<OutcomeEvent>,
     /// Names that a break between confirm and ack has doubled.
     doubled: Vec<(usize, String)>,
 }
@@ -156,6 +187,8 @@ impl World {
                 body: body(planted.as_ref()?),
                 attempt: None,
                 failures: 0,
+                index: None,
+                groups: None,
             })
         };
         Self {
@@ -167,6 +200,7 @@ impl World {
             tiers: vec![VecDeque::new(); LIMITS.tiers],
             dead: Vec::new(),
             done: Vec::new(),
+            ledger: Vec::new(),
             doubled: Vec::new(),
         }
     }
@@ -204,7 +238,7 @@ impl World {
         let Move::Work { breaks_after, .. } = step else {
             return Ok(());
         };
-        let (decision, fates) = self.judge(&message, step);
+        let (decision, answer, fates) = self.judge(&message, step);
         Self::check_decision(&message, &decision, &fates)?;
         match decision {
             Decision::HandBack => {
@@ -217,14 +251,19 @@ impl World {
                 let copies = successors.iter();
                 let copies = copies.map(|successor| self.copy(&message, successor, &fates));
                 let copies = copies.collect::<Result<Vec<_>, _>>()?;
-                self.settle(message, copies, *breaks_after);
+                let acts = self.acts(&message, copies, answer.as_ref());
+                self.settle(message, acts, *breaks_after);
             }
         }
         Ok(())
     }
 
     /// What the worker does between a delivery and its settling.
-    fn judge(&mut self, message: &Message, step: &Move) -> (Decision, BTreeMap<String, Fate>) {
+    fn judge(
+        &mut self,
+        message: &Message,
+        step: &Move,
+    ) -> (Decision, Option<Answer>, BTreeMap<String, Fate>) {
         let Move::Work {
             answers,
             probe_is_healthy,
@@ -239,7 +278,8 @@ impl World {
             Ok(event) => event,
             Err(malformed) => {
                 let fates = BTreeMap::from([(String::new(), Fate::Malformed)]);
-                return (decide_malformed(&malformed, attempt).decision, fates);
+                let decision = decide_malformed(&malformed, attempt).decision;
+                return (decision, Some(Answer::malformed()), fates);
             }
         };
         let (mut answers, mut suspended) = (answers.iter(), *suspended);
@@ -265,9 +305,10 @@ impl World {
                 _ => {}
             }
         }
-        let decision = decide(&event, &ends, attempt, LIMITS).decision;
-        let decision = self.sabotaged(decision, &event, &ends, attempt);
-        (decision, fates)
+        let decided = decide(&event, &ends, attempt, LIMITS);
+        let answer = Answer::of(&ends, &decided);
+        let decision = self.sabotaged(decided.decision, &event, &ends, attempt);
+        (decision, answer, fates)
     }
 
     /// The decision of a daemon that is wrong on purpose.
@@ -310,23 +351,23 @@ impl World {
         &mut self,
         user: &str,
         group: &str,
-        answers: &mut impl Iterator<Item = &'a Answer>,
+        answers: &mut impl Iterator<Item = &'a ApiAnswer>,
         probe_is_healthy: bool,
     ) -> (NameEnd, Fate) {
         let key = (user.to_owned(), group.to_owned());
         let (mut tries, mut kept) = (Tries::default(), None);
         loop {
             let answer = kept.or_else(|| answers.next());
-            let reply = match answer.unwrap_or(&Answer::Honest) {
-                Answer::TurnedBack => return (NameEnd::Interrupted, Fate::Free),
-                Answer::Honest if self.groups.remove(&key) => code(0),
-                Answer::Honest => code(51009),
-                Answer::Says(reply) => reply.clone(),
-                Answer::KeepsSaying(reply) => {
+            let reply = match answer.unwrap_or(&ApiAnswer::Honest) {
+                ApiAnswer::TurnedBack => return (NameEnd::Interrupted, Fate::Free),
+                ApiAnswer::Honest if self.groups.remove(&key) => code(0),
+                ApiAnswer::Honest => code(51009),
+                ApiAnswer::Says(reply) => reply.clone(),
+                ApiAnswer::KeepsSaying(reply) => {
                     kept = answer;
                     reply.clone()
                 }
-                Answer::DeletesAndSays(reply) => {
+                ApiAnswer::DeletesAndSays(reply) => {
                     self.groups.remove(&key);
                     reply.clone()
                 }
@@ -394,9 +435,16 @@ impl World {
         fates: &BTreeMap<String, Fate>,
     ) -> Result<(Destination, Message), TestCaseError> {
         let rewritten = successor.left.as_ref().and_then(NamesLeft::rewritten);
+        let request = message.request();
+        let index = request.index(&successor.places);
+        let index = index.filter(|_| self.daemon != Daemon::LosesPlaces);
         let copy = Message {
             body: rewritten.unwrap_or_else(|| message.body.clone()),
             attempt: Some(i64::from(successor.attempt.failures)),
+            groups: index
+                .as_ref()
+                .map(|_| i64::try_from(request.groups).unwrap()),
+            index,
             ..message.clone()
         };
         let counted = copy.names().iter().any(|name| fates[name] == Fate::Counted);
@@ -425,30 +473,63 @@ impl World {
         Ok((successor.to, Message { failures, ..copy }))
     }
 
-    /// Publishes, then acks, unless the session breaks between two steps.
-    fn settle(
-        &mut self,
-        message: Message,
+    /// The steps of a settle, in the order of this daemon.
+    fn acts(
+        &self,
+        message: &Message,
         copies: Vec<(Destination, Message)>,
-        breaks_after: Option<usize>,
-    ) {
-        let steps = breaks_after.unwrap_or(usize::MAX);
-        let acks_first = self.daemon == Daemon::AcksFirst;
-        let acked = if acks_first {
-            steps > 0
-        } else {
-            steps > copies.len()
+        answer: Option<&Answer>,
+    ) -> Vec<Act> {
+        let told = |answer| {
+            let request = message.request();
+            OutcomeEvent::new(
+                answer,
+                Told {
+                    request: &request,
+                    attempt: attempt(message),
+                    published_ms: None,
+                    sdk_app_id: 1,
+                    now_ms: NOW_MS,
+                    ids: None,
+                },
+            )
         };
-        let published = steps.saturating_sub(usize::from(acks_first));
-        let carried: BTreeSet<String> = copies.iter().flat_map(|(_, copy)| copy.names()).collect();
-        for (to, copy) in copies.into_iter().take(published) {
-            if !acked {
-                let names = copy.names().into_iter();
-                self.doubled.extend(names.map(|name| (copy.event, name)));
-            }
-            match to {
-                Destination::Tier(tier) => self.tiers[tier].push_back(copy),
-                Destination::Dead(cause) => self.dead.push((cause, copy)),
+        let answer = answer.map(|answer| Act::Answer(Box::new(told(answer))));
+        let copies = copies.into_iter().map(|(to, copy)| Act::Publish(to, copy));
+        match self.daemon {
+            Daemon::AcksFirst => [Act::Ack].into_iter().chain(copies).chain(answer).collect(),
+            Daemon::AnswersLast => copies.chain([Act::Ack]).chain(answer).collect(),
+            Daemon::AnswersFirst => answer.into_iter().chain(copies).chain([Act::Ack]).collect(),
+            _ => copies.chain(answer).chain([Act::Ack]).collect(),
+        }
+    }
+
+    /// Publishes, answers, then acks, unless the session breaks between two steps.
+    fn settle(&mut self, message: Message, acts: Vec<Act>, breaks_after: Option<usize>) {
+        let steps = breaks_after.unwrap_or(usize::MAX);
+        let acked = acts.iter().take(steps).any(|act| matches!(act, Act::Ack));
+        let carried: BTreeSet<String> = acts
+            .iter()
+            .filter_map(|act| match act {
+                Act::Publish(_, copy) => Some(copy.names()),
+                Act::Answer(_) | Act::Ack => None,
+            })
+            .flatten()
+            .collect();
+        for act in acts.into_iter().take(steps) {
+            match act {
+                Act::Ack => {}
+                Act::Answer(told) => self.ledger.push(*told),
+                Act::Publish(to, copy) => {
+                    if !acked {
+                        let names = copy.names().into_iter();
+                        self.doubled.extend(names.map(|name| (copy.event, name)));
+                    }
+                    match to {
+                        Destination::Tier(tier) => self.tiers[tier].push_back(copy),
+                        Destination::Dead(cause) => self.dead.push((cause, copy)),
+                    }
+                }
             }
         }
         if acked {
@@ -505,6 +586,75 @@ impl World {
                     prop_assert!(done == 0 || !exists, "{name} is taken for done, and is not");
                 }
             }
+            self.check_told(number, event)?;
+        }
+        Ok(())
+    }
+
+    /// What the ledger tells of an event is so: what is told to be erased does not exist, and what is told to be dead is a dead letter.
+    fn check_told(&self, number: usize, event: &Event) -> Checked {
+        for (name, ends) in self.told(number, event) {
+            let Places { dead, .. } = self.places(number, &name);
+            for end in ends {
+                let exists = match event {
+                    Event::Delete { user, .. } => {
+                        self.groups.contains(&(format!("user{user}"), name.clone()))
+                    }
+                    Event::Malformed => false,
+                };
+                let is_so = if end == "erased" { !exists } else { dead > 0 };
+                prop_assert!(
+                    is_so,
+                    "{name:?} of event {number} is told {end}, and is not"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// What the ledger tells of each name of an event; the nameless one of an event that can't be read is told once.
+    fn told(&self, number: usize, event: &Event) -> BTreeMap<String, Vec<&'static str>> {
+        let mut told: BTreeMap<String, Vec<&'static str>> = names(event)
+            .into_iter()
+            .map(|name| (name, Vec::new()))
+            .collect();
+        let id = request_id(number);
+        for outcome in self.ledger.iter().filter(|it| it.data.request.id == id) {
+            if let Event::Malformed = event {
+                told.entry(String::new()).or_default().push("malformed");
+            }
+            for result in &outcome.data.results {
+                let Event::Delete { groups, .. } = event else {
+                    continue;
+                };
+                let end = if result.outcome.is_erased() {
+                    "erased"
+                } else {
+                    "dead"
+                };
+                let name = groups.get(result.index).map(ToString::to_string);
+                told.entry(name.unwrap_or_default()).or_default().push(end);
+            }
+        }
+        told
+    }
+
+    /// At the end each name is told, and one that is done is told to be erased.
+    fn check_answered(&self) -> Checked {
+        for (number, event) in self.events.iter().enumerate() {
+            let Some(event) = event else { continue };
+            for (name, ends) in self.told(number, event) {
+                prop_assert!(
+                    !ends.is_empty(),
+                    "{name:?} of event {number} is not answered"
+                );
+                let Places { done, dead, .. } = self.places(number, &name);
+                prop_assert!(
+                    done == 0 || ends.contains(&"erased"),
+                    "{name:?} is done, and not told"
+                );
+                prop_assert!(dead == 0 || done > 0 || ends.iter().any(|end| *end != "erased"));
+            }
         }
         Ok(())
     }
@@ -516,13 +666,17 @@ impl World {
                 && self.hand.is_empty()
                 && self.tiers.iter().all(VecDeque::is_empty)
             {
-                return Ok(());
+                return self.check_answered();
             }
             self.play(&Move::Expire { tier: turn })?;
             self.play(&healthy_work(turn % EVENTS_MAX))?;
         }
         Err(TestCaseError::fail("it goes on for ever"))
     }
+}
+
+fn request_id(event: usize) -> String {
+    format!("event{event}")
 }
 
 fn attempt(message: &Message) -> Attempt {
@@ -582,7 +736,7 @@ fn a_few_events() -> impl Strategy<Value = Events> {
     prop::array::uniform4(prop::option::weighted(0.8, event))
 }
 
-fn an_answer() -> impl Strategy<Value = Answer> {
+fn an_answer() -> impl Strategy<Value = ApiAnswer> {
     let passing = || {
         prop::sample::select(vec![
             code(50004),
@@ -600,18 +754,18 @@ fn an_answer() -> impl Strategy<Value = Answer> {
     .concat();
     let other = prop::sample::select(other);
     prop_oneof![
-        2 => Just(Answer::Honest),
-        3 => passing().prop_map(Answer::Says),
-        2 => other.clone().prop_map(Answer::Says),
-        2 => passing().prop_map(Answer::DeletesAndSays),
-        1 => passing().prop_map(Answer::KeepsSaying),
-        2 => other.prop_map(Answer::KeepsSaying),
-        1 => Just(Answer::TurnedBack),
+        2 => Just(ApiAnswer::Honest),
+        3 => passing().prop_map(ApiAnswer::Says),
+        2 => other.clone().prop_map(ApiAnswer::Says),
+        2 => passing().prop_map(ApiAnswer::DeletesAndSays),
+        1 => passing().prop_map(ApiAnswer::KeepsSaying),
+        2 => other.prop_map(ApiAnswer::KeepsSaying),
+        1 => Just(ApiAnswer::TurnedBack),
     ]
 }
 
 fn a_history() -> impl Strategy<Value = Vec<Move>> {
-    let breaks_after = prop::option::weighted(0.3, 0..4_usize);
+    let breaks_after = prop::option::weighted(0.3, 0..5_usize);
     let work = (
         0..EVENTS_MAX,
         vec(an_answer(), 0..8),
@@ -680,8 +834,11 @@ fn check_found_out(daemon: Daemon, expect: &str) {
 
 #[test]
 fn wrong_daemons_are_found_out() {
-    check_found_out(Daemon::AcksFirst, "queued 0, done 0, dead 0");
+    check_found_out(Daemon::AcksFirst, "of event");
     check_found_out(Daemon::AcksPassingFailures, "left: `\"done\"`");
     check_found_out(Daemon::CountsHandBacks, "the attempts of event");
     check_found_out(Daemon::CarriesDoneNames, "of event");
+    check_found_out(Daemon::AnswersLast, "is not answered");
+    check_found_out(Daemon::AnswersFirst, "and is not");
+    check_found_out(Daemon::LosesPlaces, "of event");
 }

@@ -368,7 +368,10 @@ fn queries(instance: &str) -> Vec<Query> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn panels_and_alerts_show_what_a_mixed_load_does() {
-    let world = World::new().await.set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
+    let world = World::new()
+        .await
+        .answering()
+        .set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
     let daemon = world.daemon().await;
     let prometheus = Prometheus::start(daemon.addr()).await;
     eventually("the daemon is scraped, all zero", PATIENCE, async || {

@@ -312,7 +312,7 @@ async fn everything_told(world: World) -> String {
     let refused = [("code", "connect"), ("class", "transient")];
     daemon
         .eventually_metrics("a refused call", PATIENCE, |metrics| {
-            metrics.value("convgroup_api_requests_total", &refused) >= 1.0
+            metrics.sum_where("convgroup_api_requests_total", &refused) >= 1.0
         })
         .await;
     told += &pages(&daemon).await;

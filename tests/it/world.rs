@@ -360,7 +360,7 @@ pub(crate) fn settled(metrics: &Metrics, outcome: &str) -> f64 {
 
 /// How many calls were answered like this.
 pub(crate) fn answered(metrics: &Metrics, code: &str, class: &str) -> f64 {
-    metrics.value(
+    metrics.sum_where(
         "convgroup_api_requests_total",
         &[("code", code), ("class", class)],
     )

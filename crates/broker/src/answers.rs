@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// How long messages wait for the first one to be answered. Where the API fails there is no answer for a while, and the daemon has to
-/// meet these failures to notice.
-const FIRST_ALONE_MAX: Duration = Duration::from_secs(2);
+/// meet these failures to notice. An answer that comes back is offered again for some seconds before it is held.
+const FIRST_ALONE_MAX: Duration = Duration::from_secs(10);
 
 /// What a session knows of its answers.
 ///
@@ -39,15 +39,20 @@ impl Answers {
     }
 
     /// Waits until it makes sense to work on a message: at once, but for all that come before the first answer. The first of them gets
-    /// a guard that it keeps until it is settled; the others wait for it, within a bound.
+    /// a guard that it keeps until it is settled; the others wait for it. That wait has a bound, unless the answer of the first is held.
     pub async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        if self.are_heard.load(Ordering::Relaxed) {
-            return None;
+        loop {
+            if self.are_heard.load(Ordering::Relaxed) {
+                return None;
+            }
+            match tokio::time::timeout(FIRST_ALONE_MAX, self.first.lock()).await {
+                Ok(first) => {
+                    return Some(first).filter(|_| !self.are_heard.load(Ordering::Relaxed));
+                }
+                Err(_) if self.held().is_some() => self.are_taken().await,
+                Err(_) => return None,
+            }
         }
-        let first = tokio::time::timeout(FIRST_ALONE_MAX, self.first.lock()).await;
-        first
-            .ok()
-            .filter(|_| !self.are_heard.load(Ordering::Relaxed))
     }
 
     /// An answer was confirmed.
@@ -124,6 +129,19 @@ mod tests {
         let began = Instant::now();
         assert!(answers.turn().await.is_none());
         assert!(began.elapsed() < FIRST_ALONE_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_an_answer_is_held_nobody_follows() {
+        let answers = Answers::new(true);
+        let first = answers.turn().await;
+        let held = answers.hold("why".to_owned());
+        let second = tokio::time::timeout(10 * FIRST_ALONE_MAX, answers.turn());
+        assert!(second.await.is_err());
+        let second = answers.turn();
+        answers.heard();
+        drop((held, first));
+        assert!(second.await.is_none());
     }
 
     #[tokio::test]

@@ -15,6 +15,8 @@ pub enum BrokerEvent {
     PublisherReplaced,
     /// The broker takes no publishes (an alarm is on): `true`; or takes them again.
     Blocked(bool),
+    /// Exchange and ledger for answers are there.
+    AnswersHaveAPlace,
     /// So many messages are ready in the queues.
     Depths(Depths),
 }

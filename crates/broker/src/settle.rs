@@ -98,8 +98,9 @@ pub async fn settle(
         Decision::Ack(successors) => successors,
     };
     for (index, successor) in successors.iter().enumerate().skip(settlement.confirmed) {
-        let offered = offer(settlement, successor, topology, publisher).await;
-        if let Some(refusal) = refused(offered).map_err(failed(Op::Publish))? {
+        // Boxed, as below: publishing takes kilobytes, and most messages have no copy.
+        let offered = Box::pin(offer(settlement, successor, topology, publisher));
+        if let Some(refusal) = refused(offered.await).map_err(failed(Op::Publish))? {
             return Ok(Some(Held {
                 receipt,
                 confirmed: index,
@@ -114,8 +115,8 @@ pub async fn settle(
     }
     if let Some(outcome) = settlement.outcome {
         failpoint::reach(Point::BeforeAnswer);
-        let answered = answer(settlement.message, outcome, topology, publisher).await;
-        if let Some(refusal) = refused(answered).map_err(failed(Op::Answer))? {
+        let answered = Box::pin(answer(settlement.message, outcome, topology, publisher));
+        if let Some(refusal) = refused(answered.await).map_err(failed(Op::Answer))? {
             return Ok(Some(Held {
                 receipt,
                 confirmed: successors.len(),
@@ -179,8 +180,8 @@ async fn offer(
         let frame_max = publisher.frame_max();
         let copy = successor::copy(message, request, successor, extent, now_ms, frame_max);
         let Some(copy) = copy else { continue };
-        let published = publisher.publish(To::Queue(queue), copy.properties, &copy.body);
-        match published.await {
+        let to = To::Queue(queue);
+        match publisher.publish(to, copy.properties, &copy.body).await {
             Ok(()) => {
                 if let Some(refusal) = refused {
                     tracing::warn!(

@@ -130,6 +130,27 @@ impl Class {
     }
 }
 
+impl Class {
+    /// What the requester is told of a name whose call ended in this class, in words; where requests are answered.
+    #[must_use]
+    pub const fn answer(self) -> &'static str {
+        match self {
+            Self::Deleted => "the name is told as deleted",
+            Self::Gone => "the name is told as gone, which counts as erased",
+            Self::Rejected => {
+                "the name is told as dead_lettered, with the cause rejected and this code"
+            }
+            Self::Transient | Self::Unknown => {
+                "nothing while the name travels; told as dead_lettered, with the cause exhausted and this code, when the attempts run out"
+            }
+            Self::Throttled => "nothing: the name travels",
+            Self::Signature | Self::Account => {
+                "nothing while the daemon is suspended; account healthy: as with unknown"
+            }
+        }
+    }
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())

@@ -122,6 +122,11 @@ impl DaemonConfig {
         self.get("CONVGROUP_AMQP__EXCHANGE")
     }
 
+    /// Whether requests are answered.
+    pub fn answers(&self) -> bool {
+        self.env.contains_key("CONVGROUP_OUTCOMES__LEDGER")
+    }
+
     /// The stream that keeps the answers.
     pub fn ledger(&self) -> &str {
         self.get("CONVGROUP_OUTCOMES__LEDGER")
