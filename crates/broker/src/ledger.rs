@@ -300,15 +300,16 @@ impl Hand {
     /// The connection is gone, the ledger is, or it is no stream.
     async fn next(&mut self, patience: Duration) -> Result<Option<Entry>, BrokerError> {
         if self.uncredited >= CREDIT {
-            // Before the wait: dropped in it, this is not said twice. The broker would close the channel.
-            self.uncredited = 0;
-            let ack = self
-                .channel
-                .basic_ack(self.tag, BasicAckOptions { multiple: true });
-            bounded(READING, ack).await?;
+            self.credit().await?;
         }
         let delivery = match tokio::time::timeout(patience, self.consumer.next()).await {
-            Err(_) => return Ok(None),
+            Err(_) => {
+                // The broker closes a channel on which something is unacked for half an hour.
+                if self.uncredited > 0 {
+                    self.credit().await?;
+                }
+                return Ok(None);
+            }
             Ok(Some(Ok(delivery))) => delivery,
             Ok(Some(Err(err))) => return Err(BrokerError::Failed(READING, Fault::of(&err))),
             Ok(None) => return Err(self.cancelled()),
@@ -330,6 +331,16 @@ impl Hand {
             made_s: *properties.timestamp(),
             body: delivery.data,
         }))
+    }
+
+    /// Acks all that has come: asks for as many more.
+    async fn credit(&mut self) -> Result<(), BrokerError> {
+        // Before the wait: dropped in it, this is not said twice. The broker would close the channel.
+        self.uncredited = 0;
+        let ack = self
+            .channel
+            .basic_ack(self.tag, BasicAckOptions { multiple: true });
+        bounded(READING, ack).await.map(drop)
     }
 
     /// Why nothing more comes: the broker cancels the consumer of a stream that is deleted, and of nothing else.
