@@ -9,7 +9,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use crate::ledger::{Books, read};
 use crate::world::{World, event, eventually_settled, seconds};
 use convgroup_testkit::broker::persistent;
-use convgroup_testkit::{Cluster, Message, Node, PATIENCE, Settle, eventually, unique};
+use convgroup_testkit::raw::{RawPublisher, decimal};
+use convgroup_testkit::{
+    Cluster, Message, Node, PATIENCE, Settle, eventually, shared_node, unique,
+};
 
 /// A request by its id.
 fn named(id: &str) -> BasicProperties {
@@ -153,6 +156,32 @@ async fn an_answer_says_whose_it_is_and_nothing_else() {
     ] {
         assert!(!whole.contains(secret), "{whole}");
     }
+}
+
+/// A stream takes no header of the type decimal: RabbitMQ would close the whole connection, and with it all that is under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_s_headers_do_not_reach_the_ledger() {
+    let world = impatient().await;
+    let daemon = world.daemon().await;
+    world.user("user1", &["a", "b"]);
+    let mut raw = RawPublisher::connect(shared_node().await.addr()).unwrap();
+    let headers = [decimal("traceparent"), decimal("price")].concat();
+    let body = event("user1", &["a"]);
+    raw.publish(world.config.exchange(), "delete", &headers, body.as_bytes())
+        .unwrap();
+    request(&world, "neighbour", "user1", &["b"]).await;
+    world
+        .drained(&daemon, PATIENCE, || {
+            let left = world.sandbox.groups("user1").unwrap_or_default();
+            left.is_empty().then_some(()).ok_or(format!("{left:?}"))
+        })
+        .await;
+    let books = Books::of(&world).await;
+    assert_eq!(books.0.len(), 2);
+    books.check("neighbour", &["erased"]);
+    let metrics = daemon.metrics().await;
+    assert_eq!(metrics.sum("convgroup_amqp_reconnects_total"), 0.0);
+    assert_eq!(metrics.sum("convgroup_settle_failures_total"), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

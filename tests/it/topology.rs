@@ -4,6 +4,7 @@ use lapin::ExchangeKind;
 use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 
+use crate::ledger::Books;
 use crate::world::{World, event, eventually_settled};
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::{Daemon, PATIENCE, Settle, eventually, shared_node, unique};
@@ -121,9 +122,39 @@ async fn without_the_right_to_write_copies_nothing_is_consumed() {
         .await;
 }
 
+/// Without it a request would be done and never answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_answer_nothing_is_consumed() {
+    let world = World::new().await.answering();
+    world.declare().await;
+    let (main, ledger) = (world.config.queue(), world.config.ledger());
+    let write = format!("^(amq\\.default|{main}\\..*)$");
+    let mute = user_who_may("mute", ["^$", &write, &format!("^({main}|{ledger})$")]).await;
+    world.user("user15", &["a"]);
+    world.publish("user15", &["a"]).await;
+    let world = world
+        .set("CONVGROUP_AMQP__URL", &mute)
+        .set("CONVGROUP_AMQP__DECLARE", false);
+    let mut daemon = world.config.spawn();
+    let told = eventually_told(&daemon, world.config.outcomes_exchange()).await;
+    let (code, output) = world.tool(&["check"]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("FAIL  answers"), "{output}");
+    assert_eq!(world.sandbox.counters().deleted, 0);
+    let metrics = daemon.metrics().await;
+    assert_eq!(metrics.sum("convgroup_messages_received_total"), 0.0);
+    do_as_told(&told).await;
+    daemon.ready(PATIENCE).await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    assert_eq!(Books::of(&world).await.0.len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_printed_rights_are_enough_and_no_more() {
-    printed_rights_are_enough_and_no_more(World::new().await).await;
+    let world = World::new().await;
+    printed_rights_are_enough_and_no_more(world).await;
+    let world = World::new().await.answering();
+    printed_rights_are_enough_and_no_more(world).await;
 }
 
 /// Names with what means something to a shell or in a regular expression, in a vhost with such a name.
@@ -141,8 +172,14 @@ async fn the_printed_rights_are_enough_whatever_the_names() {
     ] {
         let world = World::at(&url)
             .await
+            .answering()
             .set("CONVGROUP_AMQP__QUEUE", queue)
-            .set("CONVGROUP_AMQP__EXCHANGE", exchange);
+            .set("CONVGROUP_AMQP__EXCHANGE", exchange)
+            .set(
+                "CONVGROUP_OUTCOMES__EXCHANGE",
+                format!("{exchange} answers"),
+            )
+            .set("CONVGROUP_OUTCOMES__LEDGER", format!("{exchange} [ledger]"));
         printed_rights_are_enough_and_no_more(world).await;
     }
 }
@@ -153,6 +190,10 @@ async fn printed_rights_are_enough_and_no_more(world: World) {
     let deployer = user_with(&world, &printed, "deployer").await;
     let daemon = user_with(&world, &printed, "daemon").await;
     let publisher = user_with(&world, &printed, "publisher").await;
+    let auditor = match world.config.answers() {
+        true => Some(user_with(&world, &printed, "auditor").await),
+        false => None,
+    };
 
     let (code, output) = world.tool(&["topology", "verify"]).await;
     assert_eq!(code, 1, "{output}");
@@ -209,6 +250,36 @@ async fn printed_rights_are_enough_and_no_more(world: World) {
         )
         .await;
     assert!(refused.is_err(), "a publisher may only use the exchange");
+    if let Some(auditor) = auditor {
+        may_read_the_ledger_and_nothing_else(&world, &auditor).await;
+    }
+}
+
+async fn may_read_the_ledger_and_nothing_else(world: &World, auditor: &str) {
+    // The broker of this world has all rights: it puts the end there that the reader looks for.
+    let ledger = world.broker.read_stream(world.config.ledger()).await;
+    // One answer for the event that was delayed and one for its end, one for the broken event.
+    assert_eq!(ledger.len(), 3);
+    let tail = world
+        .tool_config(&["outcomes", "tail"])
+        .set("CONVGROUP_AMQP__URL", auditor)
+        .set("CONVGROUP_AMQP__DECLARE", false);
+    let (code, output) = tail.spawn().finished(PATIENCE).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(
+        output.contains("malformed") && output.contains("erased"),
+        "{output}"
+    );
+    let auditor = convgroup_testkit::Broker::connect(auditor).await;
+    for (exchange, key) in [
+        (world.config.outcomes_exchange(), "erased.none"),
+        ("", world.config.queue()),
+    ] {
+        let refused = auditor
+            .try_publish(exchange, key, b"{}", persistent())
+            .await;
+        assert!(refused.is_err(), "an auditor may only read");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
