@@ -635,6 +635,37 @@ async fn publish_waits_until_all_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn publish_waits_across_a_restart_of_the_broker() {
+    let node = Node::start().await;
+    let world = World::at(&node.url()).await.answering();
+    world.declare().await;
+    node.recorded(world.config.queue()).await;
+    let users = users(20);
+    world.add(&users);
+    let folder = TempDir::new().unwrap();
+    let events = events_file(&folder, users.len());
+    let args = ["publish", "--file", &events, "--wait"];
+    let mut waiting = world.tool_config(&args).spawn();
+    eventually("all is published", PATIENCE, async || {
+        let said = waiting.output();
+        if said.contains("20 events published") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+    node.kill();
+    node.gone().await;
+    node.start_again().await;
+    // Answered while nobody listened, or after that: none is missed.
+    let _daemon = world.daemon().await;
+    waiting.exits_with(0, 2 * PATIENCE).await;
+    let told = waiting.output();
+    assert!(told.contains("erased           20"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn waiting_ends_in_time_and_says_how_to_go_on() {
     let world = answering().await;
     let folder = TempDir::new().unwrap();
