@@ -190,9 +190,10 @@ async fn printed_rights_are_enough_and_no_more(world: World) {
     let deployer = user_with(&world, &printed, "deployer").await;
     let daemon = user_with(&world, &printed, "daemon").await;
     let publisher = user_with(&world, &printed, "publisher").await;
-    let auditor = match world.config.answers() {
-        true => Some(user_with(&world, &printed, "auditor").await),
-        false => None,
+    let auditor = if world.config.answers() {
+        Some(user_with(&world, &printed, "auditor").await)
+    } else {
+        None
     };
 
     let (code, output) = world.tool(&["topology", "verify"]).await;
