@@ -232,7 +232,7 @@ async fn the_version_is_the_packages() {
 
 #[tokio::test]
 async fn wrong_usage_exits_with_64_and_explains_on_stderr() {
-    let cases: [(&[&str], &str); 32] = [
+    let cases: [(&[&str], &str); 33] = [
         (&[], "Usage:"),
         (&["--nope"], "--nope"),
         (&["nope"], "nope"),
@@ -284,6 +284,10 @@ async fn wrong_usage_exits_with_64_and_explains_on_stderr() {
         (
             &["publish", "--user", "u", "g", "--wait", "--timeout", "long"],
             "long",
+        ),
+        (
+            &["publish", "--user", "u", "g", "--manifest", "-"],
+            "name one",
         ),
         (&["outcomes"], "Usage:"),
         (&["outcomes", "tail", "--since", "yesterday"], "RFC 3339"),
