@@ -63,7 +63,7 @@ enum ConsumeEnd {
     Stop,
     Lost,
     Suspended,
-    /// An answer is held because nobody takes it.
+    /// An answer is held because nobody takes it, or not all do.
     Unheard,
 }
 

@@ -523,6 +523,7 @@ fn no_page_names_a_header_that_there_is_not() {
     let others = [
         "convgroup-daemon",
         "convgroup-publisher",
+        "convgroup-auditor",
         "convgroup-deployer",
         "convgroup-guard",
     ];

@@ -350,12 +350,12 @@ impl Worker {
             self.count_failure(held.op);
             let since = *held_since.get_or_insert_with(|| {
                 report_held(message, &held);
-                if matches!(held.refusal, Refusal::Unheard { .. }) {
+                if let Refusal::Unheard { .. } = held.refusal {
                     pauses = Intervals::reconnect();
                 }
                 Instant::now()
             });
-            if matches!(held.refusal, Refusal::Unheard { .. }) {
+            if held.refusal.concerns_all_answers() {
                 unheard = Some(session.answers.hold(held.refusal.to_string()));
             }
             (receipt, confirmed) = (held.receipt, held.confirmed);
@@ -396,11 +396,18 @@ fn is_in_hand_for_long(clock: &Clock) -> bool {
 
 fn report_held(message: &Message, held: &Held) {
     let (id, error) = (message.id(), &held.refusal);
-    if let Refusal::Unheard { .. } = held.refusal {
+    if held.refusal.concerns_all_answers() {
         tracing::error!(
             message.id = id,
             error = %error,
-            "nobody takes an answer: its message stays in hand, and nothing more is consumed until somebody does"
+            "an answer can't be given: its message stays in hand, and nothing more is consumed until it can"
+        );
+    } else if held.op == Op::Answer {
+        tracing::error!(
+            message.id = id,
+            error = %error,
+            "the broker refuses the answer to this message: it stays in hand and is offered again, others go on. Raise the broker's limit \
+             that the error names"
         );
     } else {
         tracing::error!(

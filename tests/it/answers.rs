@@ -3,7 +3,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use im_sandbox::{CallKind, Fault, Latency, Rule};
 use lapin::BasicProperties;
-use lapin::options::{ExchangeDeleteOptions, QueueBindOptions, QueueDeleteOptions};
+use lapin::options::{
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::ledger::{Books, read};
@@ -341,12 +343,17 @@ async fn without_an_exchange_that_it_may_not_declare_nothing_is_consumed() {
     let world = impatient().await;
     world.declare().await;
     let world = world.set("CONVGROUP_AMQP__DECLARE", false);
-    let mut daemon = world.daemon().await;
+    let daemon = world.daemon().await;
     delete_exchange(&world).await;
-    let told = daemon
-        .eventually_status("/readyz", 503, LEDGER_MISSED)
-        .await;
-    assert!(told.contains("does not exist"), "{told}");
+    eventually("the exchange is missed", LEDGER_MISSED, async || {
+        let (code, text) = daemon
+            .try_http("/readyz")
+            .await
+            .map_err(|err| err.to_string())?;
+        let missed = code == 503 && text.contains("does not exist. Set amqp.declare = true");
+        missed.then_some(()).ok_or(text)
+    })
+    .await;
     let ids = requests(&world, "request", 3).await;
     let (code, output) = world.tool(&["check"]).await;
     assert_eq!(code, 1, "{output}");
@@ -398,6 +405,48 @@ async fn while_nobody_listens_one_answer_is_held_and_nothing_is_consumed() {
     let heard = world.broker.read(&queue, ids.len(), Settle::Ack).await;
     all_erased(&Books::kept(&heard), &ids);
     assert_eq!(world.sandbox.counters().calls, ids.len() as u64);
+}
+
+/// One requester's queue that refuses answers keeps them from all: RabbitMQ confirms for all queues or for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_that_refuses_answers_is_told_and_nothing_is_consumed() {
+    let world = impatient().await;
+    let mut daemon = world.daemon().await;
+    let full = unique("full");
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+    arguments.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    let channel = world.broker.channel().await;
+    let declared = channel.queue_declare(full.as_str().into(), QueueDeclareOptions::default(), arguments);
+    declared.await.expect("it can be declared");
+    bind(&world, &full).await;
+    let ids = requests(&world, "request", 10).await;
+    eventually("it is told", PATIENCE, async || {
+        let (code, text) = daemon
+            .try_http("/readyz")
+            .await
+            .map_err(|err| err.to_string())?;
+        let told = code == 503 && text.contains("x-overflow=reject-publish");
+        told.then_some(()).ok_or(text)
+    })
+    .await;
+    let more = requests(&world, "more", 5).await;
+    let begun = world.sandbox.counters().calls;
+    assert!(begun <= 10, "{begun} were begun");
+    let deleted = channel.queue_delete(full.as_str().into(), QueueDeleteOptions::default());
+    deleted.await.expect("it is there");
+    daemon.ready(PATIENCE).await;
+    for ids in [&ids, &more] {
+        world.eventually_deleted(ids, PATIENCE).await;
+    }
+    world.drained(&daemon, PATIENCE, || Ok(())).await;
+    let books = Books::of(&world).await;
+    all_erased(&books, &ids);
+    all_erased(&books, &more);
+    assert_eq!(world.sandbox.counters().calls, 15);
 }
 
 /// In an alarm the broker takes no answer: what is deleted waits, and the daemon says so.

@@ -170,13 +170,6 @@ impl To<'_> {
             Self::Exchange { routing_key, .. } => routing_key,
         }
     }
-
-    /// What it is called in an error.
-    const fn name(&self) -> &str {
-        match self {
-            Self::Queue(name) | Self::Exchange { name, .. } => name,
-        }
-    }
 }
 
 /// A message on its way.
@@ -287,9 +280,16 @@ impl Publisher {
                 }
             }
         }
-        Err(BrokerError::Refused(Refusal::Nacked {
-            to: copy.to.name().to_owned(),
-            tries: NACKED_TRIES_MAX,
+        let tries = NACKED_TRIES_MAX;
+        Err(BrokerError::Refused(match copy.to {
+            To::Queue(queue) => Refusal::Nacked {
+                queue: queue.to_owned(),
+                tries,
+            },
+            To::Exchange { name, .. } => Refusal::AnswerNacked {
+                exchange: name.to_owned(),
+                tries,
+            },
         }))
     }
 

@@ -21,8 +21,15 @@ pub enum Refusal {
     HeadersTooLarge,
     /// It said no (`basic.nack`) each time.
     Nacked {
-        /// The queue or exchange that did not take it.
-        to: String,
+        /// The queue that did not take it.
+        queue: String,
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// It said no to an answer each time: a queue that is bound to the exchange does not take it.
+    AnswerNacked {
+        /// The exchange.
+        exchange: String,
         /// How often it was tried.
         tries: u32,
     },
@@ -51,8 +58,14 @@ impl Refusal {
     pub const fn speaks_of_the_message(&self) -> bool {
         match self {
             Self::Reply(_) | Self::Unwritable(_) | Self::HeadersTooLarge => true,
-            Self::Nacked { .. } | Self::Unheard { .. } => false,
+            Self::Nacked { .. } | Self::AnswerNacked { .. } | Self::Unheard { .. } => false,
         }
+    }
+
+    /// Whether no answer can be given: the next one would be refused as well.
+    #[must_use]
+    pub const fn concerns_all_answers(&self) -> bool {
+        matches!(self, Self::AnswerNacked { .. } | Self::Unheard { .. })
     }
 }
 
@@ -66,14 +79,20 @@ impl fmt::Display for Refusal {
             Self::HeadersTooLarge => {
                 f.write_str("a message can't be written as AMQP: its headers do not fit a frame")
             }
+            Self::AnswerNacked { exchange, tries } => write!(
+                f,
+                "answers can't be given: {tries} times the broker refused to take one for the exchange {exchange}. A queue that is bound to it \
+                 is full with x-overflow=reject-publish, or has lost the majority of its members. Raise its limit, empty, unbind or delete it: \
+                 `rabbitmqctl list_bindings` names the queues"
+            ),
             Self::Unheard { exchange } => write!(
                 f,
                 "answers can't be given: no queue is bound to the exchange {exchange}, and an answer came back. Bind a queue to it with \
                  the routing key #, or set outcomes.ledger and let `convgroup-deleter topology apply` declare and bind it"
             ),
-            Self::Nacked { to, tries } => write!(
+            Self::Nacked { queue, tries } => write!(
                 f,
-                "the broker refused {tries} times to take a message for {to}: a length limit set by a policy is reached, or \
+                "the broker refused {tries} times to take a message for {queue}: a length limit set by a policy is reached, or \
                  the queue has lost the majority of its members"
             ),
         }

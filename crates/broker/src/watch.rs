@@ -20,18 +20,8 @@ const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Watches the connection that consumes: what ends it, or one of its channels, ends the session.
 pub(super) async fn consuming(events: impl Stream<Item = Event>, role: Role, life: Arc<Life>) {
-    let meaning = |fault: &Fault| {
-        if closes_a_channel(fault) {
-            Meaning::EndSoon
-        } else {
-            Meaning::End
-        }
-    };
-    watched(events, role, life, meaning, |_| {}).await;
+    watched(events, role, life, |_| Meaning::End, |_| {}).await;
 }
-
-/// How long whoever had a channel closed under them gets to say what that means.
-const EXPLAINED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Watches a connection that publishes: what blocks it is told to the publisher. A channel that is closed is the publisher's
 /// affair, and so is a connection that the broker closes because of one message; anything else ends the session.
@@ -62,8 +52,6 @@ enum Meaning {
     GoOn,
     /// The connection is over and will be replaced.
     Replaced,
-    /// A channel was closed, and the session is over. Whoever used the channel knows better why.
-    EndSoon,
     /// The session is over.
     End,
 }
@@ -100,15 +88,6 @@ async fn watched(
             Some(Event::Error(err)) => match meaning(&Fault::of(&err)) {
                 Meaning::GoOn => {}
                 Meaning::Replaced => return,
-                Meaning::EndSoon => {
-                    let explained = tokio::time::timeout(EXPLAINED_WITHIN, life.over());
-                    if explained.await.is_err() {
-                        life.end(format!(
-                            "a channel of the {} connection failed: {err}",
-                            role.label()
-                        ));
-                    }
-                }
                 Meaning::End => {
                     life.end(format!("the {} connection failed: {err}", role.label()));
                 }
@@ -136,7 +115,8 @@ pub(super) async fn depths(channel: Channel, amqp: Amqp, life: Arc<Life>) {
                 }
             }
             Err(err) => {
-                if life.is_on() {
+                // The refusal closes the channel, and whoever watches the connection may have ended the session for that.
+                if let BrokerError::Topology(_) = err {
                     tracing::warn!(
                         error = %err,
                         seen_last = moment(places_seen),
