@@ -244,6 +244,30 @@ async fn a_tail_follows_across_a_restart_of_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tail_ends_when_its_reader_has_seen_enough() {
+    let world = answering().await;
+    let program = env!("CARGO_BIN_EXE_convgroup-deleter");
+    let line = format!("{program} outcomes tail --follow | /usr/bin/head --lines=1");
+    // It waits for both sides of the pipe.
+    let shell = world.tool_config(&["-c", &line]).program("/bin/bash");
+    let mut piped = shell.spawn();
+    eventually(
+        "the reader has its line, and then the tail ends",
+        PATIENCE,
+        async || {
+            if piped.is_running() {
+                tell(&world, &[erased("r-1")]).await;
+                return Err(piped.output());
+            }
+            Ok(())
+        },
+    )
+    .await;
+    assert_eq!(piped.stdout().lines().count(), 1, "{}", piped.output());
+    assert_eq!(piped.stderr(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_not_there_is_explained() {
     let world = World::new()
         .await
