@@ -13,7 +13,7 @@ use crate::world::{World, event, eventually_settled, seconds};
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::raw::{RawPublisher, decimal};
 use convgroup_testkit::{
-    Cluster, Message, Node, PATIENCE, Settle, eventually, shared_node, unique,
+    Broker, Cluster, Message, Node, PATIENCE, Settle, eventually, shared_node, unique,
 };
 
 /// A request by its id.
@@ -486,6 +486,14 @@ async fn in_an_alarm_deletions_wait_for_their_answers() {
     assert_eq!(world.sandbox.counters().calls, 6);
 }
 
+/// The ledger, read over a connection of its own: a broker that elects a leader closes connections.
+async fn ledger_of(url: &str, ledger: &str) -> anyhow::Result<Vec<Message>> {
+    Broker::try_connect(url)
+        .await?
+        .try_read_stream(ledger)
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_of_the_ledger_costs_no_answer() {
     let cluster = Cluster::start().await;
@@ -505,14 +513,18 @@ async fn a_killed_leader_of_the_ledger_costs_no_answer() {
     let world = world.reconnected(&survivor.url()).await;
     world.eventually_deleted(&ids, PATIENCE).await;
     // What the dead node had in its hands comes back when the others have noticed; until then it is in no queue's count.
-    eventually("all requests are answered", PATIENCE, async || {
-        let books = Books::of(&world).await;
+    let books = eventually("all requests are answered", PATIENCE, async || {
+        let ledger = ledger_of(&survivor.url(), world.config.ledger()).await;
+        let books = Books::kept(&ledger.map_err(|err| format!("{err:#}"))?);
         let open = ids.iter().find(|id| !books.0.contains_key(*id));
-        open.map_or(Ok(()), |id| Err(id.clone()))
+        match open {
+            None => Ok(books),
+            Some(id) => Err(id.clone()),
+        }
     })
     .await;
+    all_erased(&books, &ids);
     world.nothing_is_left(&daemon).await;
-    all_erased(&Books::of(&world).await, &ids);
 }
 
 /// No call is made after the moment: not for what waits in line, nor for what comes out of a delay queue.
