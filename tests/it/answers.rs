@@ -1,7 +1,7 @@
 //! Guarantee 6: no request ends without an answer, and no answer tells what is not so.
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use im_sandbox::{CallKind, Fault, Latency, Rule};
+use im_sandbox::{CallKind, Fault, Rule};
 use lapin::BasicProperties;
 use lapin::options::{
     ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
@@ -13,7 +13,7 @@ use crate::world::{World, event, eventually_settled, seconds};
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::raw::{RawPublisher, decimal};
 use convgroup_testkit::{
-    Broker, Cluster, Message, Node, PATIENCE, Settle, eventually, shared_node, unique,
+    Broker, Cluster, Message, Node, PATIENCE, Proxy, Settle, eventually, shared_node, unique,
 };
 
 /// A request by its id.
@@ -433,15 +433,21 @@ async fn a_full_queue_that_refuses_answers_is_told_and_nothing_is_consumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_an_alarm_deletions_wait_for_their_answers() {
     let node = Node::start().await;
-    let world = World::at(&node.url()).await.answering();
+    let world = World::at(&node.url())
+        .await
+        .answering()
+        .set("CONVGROUP_IM__TIMEOUT", "60s");
+    // The API's replies wait behind a proxy until the alarm is on.
+    let api = Proxy::start(world.sandbox.addr()).await;
+    let world = world.set("CONVGROUP_IM__BASE_URL", api.http_url());
     let daemon = world.daemon().await;
     let ids = requests(&world, "before", 1).await;
     world.drained(&daemon, PATIENCE, || Ok(())).await;
-    // A publisher is not heard any more: these are in the queue before the alarm, and wait for the API.
-    world.sandbox.set_latency(Latency::new(1000, 1000).unwrap());
+    api.freeze_towards_client();
     let waiting = requests(&world, "waiting", 5).await;
-    node.memory_alarm(true).await;
     world.eventually_deleted(&waiting, PATIENCE).await;
+    node.memory_alarm(true).await;
+    api.restore();
     eventually("the alarm is told", PATIENCE, async || {
         let (code, text) = daemon
             .try_http("/readyz")
