@@ -186,6 +186,23 @@ async fn an_export_is_the_ledger_line_by_line() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+/// More than the broker sends without being asked for more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_ledger_is_read_to_its_end() {
+    let world = answering().await;
+    let ids: Vec<String> = (0..2500).map(|number| format!("r-{number}")).collect();
+    let outcomes: Vec<String> = ids.iter().map(|id| erased(id)).collect();
+    tell(&world, &outcomes).await;
+    let args = ["outcomes", "export", "--file", "-"];
+    let exported = run(&world, &args).await.exits(0);
+    let exported = lines(&exported.stdout);
+    let found: Vec<&str> = exported
+        .iter()
+        .filter_map(|line| line["data"]["request"]["id"].as_str())
+        .collect();
+    assert!(found == ids, "{} of {}", found.len(), ids.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_follows_across_a_restart_of_the_broker() {
     let node = Node::start().await;

@@ -1099,6 +1099,25 @@ mod tests {
                 &["a 0 5 0 0; ; ", "b 0 9 0 0; ; exhausted 50004"],
                 "erased 1 05: ",
             ),
+            (
+                &["a 0 5 0 0; ; ", "b 1 9 0 1; 0 x rejected 1; "],
+                "failed 2 09: 0 x rejected 1",
+            ),
+            // Else the later time, whatever the ids are.
+            (
+                &[
+                    "a 0 5 0 1; 0 x rejected 1; ",
+                    "b 0 9 0 0; ; exhausted 50004",
+                ],
+                "failed 1 09: ; exhausted 50004",
+            ),
+            (
+                &[
+                    "b 0 5 0 1; 0 x rejected 1; ",
+                    "a 0 9 0 0; ; exhausted 50004",
+                ],
+                "failed 1 09: ; exhausted 50004",
+            ),
             // The same step, told again after a crash.
             (
                 &["a 0 5 0 1; 0 d - 0; ", "a 0 9 0 1; 0 g - 51009; "],

@@ -560,11 +560,14 @@ mod tests {
     }
 
     fn event_of(answer: &Answer, event: Option<&DeleteGroups>, failures: u32) -> OutcomeEvent {
-        let request = Request::read(&clues(), event);
+        event_to(&Request::read(&clues(), event), answer, failures)
+    }
+
+    fn event_to(request: &Request, answer: &Answer, failures: u32) -> OutcomeEvent {
         OutcomeEvent::new(
             answer,
             Told {
-                request: &request,
+                request,
                 attempt: attempt(failures),
                 published_ms: Some(1_796_083_210_000),
                 sdk_app_id: 1_400_000_000,
@@ -790,6 +793,19 @@ mod tests {
         different.sort();
         different.dedup();
         assert_eq!(different.len(), stories.len());
+        // The same end of another name of the request, or in another round, is another story.
+        let of_copy = |index, redrives| {
+            let clues = Clues {
+                index: Some(index),
+                groups: Some(2),
+                redrives: Some(redrives),
+                ..clues()
+            };
+            let request = Request::read(&clues, Some(&named(1)));
+            event_to(&request, &of_names("d", 0).unwrap(), 0).id
+        };
+        assert_ne!(of_copy("0", 0), of_copy("1", 0));
+        assert_ne!(of_copy("0", 0), of_copy("0", 1));
         // A place counts within one outcome for all groups only: what was partial is another story than what is done.
         let partial = of_sweep("df", List::Groups, 0).unwrap();
         let done = of_sweep("d", List::Empty, 0).unwrap();

@@ -275,7 +275,8 @@ mod tests {
         };
         let longest = "m".repeat(ID_BYTES_MAX);
         assert_eq!(Request::read(&clues(&longest), None).id, longest);
-        let hashed = Request::read(&clues(&"m".repeat(ID_BYTES_MAX + 1)), None);
+        let too_long = "m".repeat(ID_BYTES_MAX + 1);
+        let hashed = Request::read(&clues(&too_long), None);
         assert!(hashed.id.starts_with("sha256:") && hashed.id.len() == 71);
         assert_eq!(hashed.id_from, IdFrom::MessageId);
         let again = Clues {
@@ -284,6 +285,12 @@ mod tests {
             ..Clues::default()
         };
         assert_eq!(Request::read(&again, None).id, hashed.id);
+        // A header may be anybody's.
+        let strange = Clues {
+            request_id: Some(&too_long),
+            ..again
+        };
+        assert_eq!(Request::read(&strange, None).id, hashed.id);
     }
 
     #[test]
