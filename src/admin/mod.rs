@@ -1,4 +1,5 @@
 //! The HTTP side: `/metrics`, `/livez`, `/readyz`, and a page for people at `/`.
+mod hour;
 mod page;
 mod recent;
 mod server;
@@ -73,7 +74,11 @@ impl Admin {
         identity: Identity,
     ) -> Self {
         Self {
-            recent: Arc::new(Recent::new(Arc::clone(&metrics), codes)),
+            recent: Arc::new(Recent::new(
+                Arc::clone(&metrics),
+                Arc::clone(&status),
+                codes,
+            )),
             metrics,
             status,
             bounds,
@@ -104,6 +109,7 @@ impl Admin {
         let now = unix_seconds();
         let since = |at: f64| Duration::from_secs_f64((now - at).max(0.0));
         let until = |at: f64| Duration::from_secs_f64((at - now).max(0.0));
+        let (lately, hour) = self.recent.shown(now);
         let depth = |queue: Queue| model.broker.depths.map_or(0, |depths| queue.depth(depths));
         View {
             state_for: model.since.elapsed(),
@@ -123,7 +129,8 @@ impl Admin {
             publish_is_blocked: model.broker.blocked_since.is_some(),
             answers: model.answers,
             usersig_left: model.usersig_expiry.map(until),
-            lately: self.recent.lately(),
+            lately,
+            hour,
             state: model.state,
         }
     }

@@ -5,6 +5,7 @@ use humantime::format_rfc3339_seconds;
 use indicatif::{HumanCount, HumanDuration};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::hour::Hour;
 use super::recent::Lately;
 use super::{Bounds, Identity};
 use crate::state::State;
@@ -47,6 +48,7 @@ pub(super) struct View {
     /// How long the signature in use is valid yet.
     pub(super) usersig_left: Option<Duration>,
     pub(super) lately: Lately,
+    pub(super) hour: Hour,
 }
 
 /// How much a person has to care.
@@ -359,6 +361,7 @@ fn capitalized(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hour::made_up;
     use super::*;
 
     fn view() -> View {
@@ -396,6 +399,7 @@ mod tests {
                 answers: Vec::new(),
                 settled: Vec::new(),
             },
+            hour: made_up::hour(0, |_, sample| sample),
         }
     }
 

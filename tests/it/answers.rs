@@ -420,7 +420,11 @@ async fn a_full_queue_that_refuses_answers_is_told_and_nothing_is_consumed() {
         AMQPValue::LongString("reject-publish".into()),
     );
     let channel = world.broker.channel().await;
-    let declared = channel.queue_declare(full.as_str().into(), QueueDeclareOptions::default(), arguments);
+    let declared = channel.queue_declare(
+        full.as_str().into(),
+        QueueDeclareOptions::default(),
+        arguments,
+    );
     declared.await.expect("it can be declared");
     bind(&world, &full).await;
     let ids = requests(&world, "request", 10).await;
