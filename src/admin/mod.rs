@@ -1,7 +1,10 @@
 //! The HTTP side: `/metrics`, `/livez`, `/readyz`, and a page for people at `/`.
+mod chart;
+mod charts;
 mod hour;
 mod page;
 mod recent;
+mod role;
 mod server;
 
 use std::net::SocketAddr;
@@ -104,7 +107,8 @@ impl Admin {
         }
     }
 
-    fn view(&self) -> View {
+    /// What the page shows. One that is still does not reload itself.
+    fn view(&self, is_still: bool) -> View {
         let model = self.status.model();
         let now = unix_seconds();
         let since = |at: f64| Duration::from_secs_f64((now - at).max(0.0));
@@ -132,6 +136,7 @@ impl Admin {
             lately,
             hour,
             state: model.state,
+            is_still,
         }
     }
 }
@@ -214,7 +219,7 @@ async fn nothing_here(method: Method, uri: Uri) -> Response {
 }
 
 /// For people; nothing on it comes from elsewhere.
-async fn status_page(Shared(admin): Shared<Admin>) -> impl IntoResponse {
+async fn status_page(Shared(admin): Shared<Admin>, uri: Uri) -> impl IntoResponse {
     const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
                           connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = [
@@ -222,5 +227,6 @@ async fn status_page(Shared(admin): Shared<Admin>) -> impl IntoResponse {
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, Html(self::page::page(&admin.view()).into_string()))
+    let view = admin.view(uri.query() == Some("still"));
+    (headers, Html(self::page::page(&view).into_string()))
 }
