@@ -122,8 +122,8 @@ impl Time {
                 let minutes = ago / 60;
                 let text = match ago {
                     0 => "now".to_owned(),
-                    _ if ago == self.window => format!("{minutes} min ago"),
-                    _ => minutes.to_string(),
+                    _ if ago == self.window => format!("−{minutes} min"),
+                    _ => format!("−{minutes}"),
                 };
                 (percent, text)
             })
@@ -570,8 +570,8 @@ mod tests {
             slots: Vec::new(),
         };
         for (window, label, texts) in [
-            (300, 60, &["5 min ago", "4", "3", "2", "1", "now"][..]),
-            (3600, 900, &["60 min ago", "45", "30", "15", "now"]),
+            (300, 60, &["−5 min", "−4", "−3", "−2", "−1", "now"][..]),
+            (3600, 900, &["−60 min", "−45", "−30", "−15", "now"]),
         ] {
             let labels = time(window, label).labels();
             let told: Vec<&str> = labels.iter().map(|(_, text)| &**text).collect();

@@ -102,11 +102,11 @@ impl Charts<'_> {
             format!("No call was answered in the {}.", self.span)
         } else {
             format!(
-                "In the {}: {} calls, at most {} and now {}, where the limit is {calls_per_second}/s. By class: {}.",
+                "In the {}: {} calls, now {}, highest {}, where the limit is {calls_per_second}/s. By class: {}.",
                 self.span,
                 HumanCount(total),
-                rate(highest),
                 rate(now),
+                rate(highest),
                 shares.join(", ")
             )
         };
@@ -117,11 +117,11 @@ impl Charts<'_> {
             Series {
                 name: class.to_string(),
                 look: look(*class),
-                told: format!("{} now, {} at most", rate(now), rate(highest)),
+                told: format!("{} now, highest {}", rate(now), rate(highest)),
                 values: values.map(Some).collect(),
             }
         };
-        let top = if highest >= limit * USED_MIN {
+        let top = if highest == 0.0 || highest >= limit * USED_MIN {
             highest.max(limit)
         } else {
             highest
@@ -136,7 +136,7 @@ impl Charts<'_> {
             id: "calls",
             title: "Calls per second",
             about: format!(
-                "By class of the answer. All: {} now, {} at most.",
+                "By class of the answer. All: {} now, highest {}.",
                 rate(now),
                 rate(highest)
             ),
@@ -164,7 +164,7 @@ impl Charts<'_> {
         let mut in_words = Vec::new();
         let series = kinds.map(|(name, share, look, means)| {
             let values: Vec<Option<f64>> = self.slots.iter().map(|slot| of(slot, share)).collect();
-            let told = extremes(&values, seconds);
+            let told = extremes(&values, seconds, "none");
             in_words.push(format!("{name} ({means}): {told}"));
             Series {
                 name: name.to_owned(),
@@ -208,7 +208,7 @@ impl Charts<'_> {
         let series = kinds.map(|(name, look, of)| {
             let value = |slot: &Slot| slot.depths.map(of).map(f64::from);
             let values: Vec<Option<f64>> = self.slots.iter().map(value).collect();
-            let told = extremes(&values, counted);
+            let told = extremes(&values, counted, "not known");
             in_words.push(format!("{name}: {told}"));
             Series {
                 name: name.to_owned(),
@@ -248,13 +248,13 @@ impl Charts<'_> {
     fn age(&self) -> Chart {
         let of = |slot: &Slot| slot.age.highest(&self.hour.age_bounds);
         let values: Vec<Option<f64>> = self.slots.iter().map(of).collect();
-        let told = extremes(&values, seconds);
+        let told = extremes(&values, at_most, "none");
         let scale = Scale::logarithmic(values.iter().flatten().copied(), &AGE_MARKS);
-        let figures = |slot: &Slot| vec![of(slot).map_or_else(none, seconds)];
+        let figures = |slot: &Slot| vec![of(slot).map_or_else(none, at_most)];
         Chart {
             id: "age",
             title: "Age of the oldest message settled",
-            about: "Since it was published, at most this. How old those are that wait, the broker does not tell."
+            about: "Since it was published, as a bound. How old those are that wait, the broker does not tell."
                 .to_owned(),
             in_words: format!("In the {}, the oldest message settled in a step: {told}.", self.span),
             empty: "no message was settled",
@@ -311,16 +311,17 @@ fn patterns() -> Markup {
     }
 }
 
-/// The last value, if it is known, and the highest, in words.
-fn extremes(values: &[Option<f64>], told: fn(f64) -> String) -> String {
+/// The last value and the highest, in words; `gap` is what none means.
+fn extremes(values: &[Option<f64>], told: fn(f64) -> String, gap: &str) -> String {
     let Some(highest) = values.iter().flatten().copied().reduce(f64::max) else {
-        return "nothing known".to_owned();
+        return gap.to_owned();
     };
-    let now = match values.last() {
-        Some(Some(now)) => format!("{} now", told(*now)),
-        _ => "not known now".to_owned(),
-    };
-    format!("{now}, {} at most", told(highest))
+    let now = values
+        .last()
+        .copied()
+        .flatten()
+        .map_or(gap.to_owned(), told);
+    format!("{now} now, highest {}", told(highest))
 }
 
 /// The time of the day of a moment in unix seconds, in UTC.
@@ -352,9 +353,10 @@ fn plain(value: f64) -> String {
         _ => 0,
     };
     let text = format!("{value:.places$}");
-    match text.split_once('.') {
-        Some((whole, parts)) if parts.bytes().all(|digit| digit == b'0') => whole.to_owned(),
-        _ => text,
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
     }
 }
 
@@ -381,6 +383,12 @@ fn short(messages: f64) -> String {
         messages if messages >= 1e3 => format!("{}k", plain(messages / 1e3)),
         _ => plain(messages),
     }
+}
+
+/// An age that is known by the bound that it does not exceed.
+fn at_most(bound: f64) -> String {
+    let sign = if bound.is_finite() { "≤ " } else { "" };
+    format!("{sign}{}", seconds(bound))
 }
 
 /// A time in the unit in which it is shortest.
@@ -415,6 +423,8 @@ mod tests {
             (0.0, "0"),
             (0.001, "0"),
             (0.25, "0.25"),
+            (0.5, "0.5"),
+            (100.0, "100"),
             (3.0, "3"),
             (3.14, "3.1"),
             (99.99, "100"),
@@ -473,12 +483,12 @@ mod tests {
     #[test]
     fn extremes_are_told_as_far_as_they_are_known() {
         for (values, told) in [
-            (&[][..], "nothing known"),
-            (&[None], "nothing known"),
-            (&[Some(1.0), Some(3.0), Some(2.0)], "2 now, 3 at most"),
-            (&[Some(1.0), None], "not known now, 1 at most"),
+            (&[][..], "none"),
+            (&[None], "none"),
+            (&[Some(1.0), Some(3.0), Some(2.0)], "2 now, highest 3"),
+            (&[Some(1.0), None], "none now, highest 1"),
         ] {
-            assert_eq!(extremes(values, plain), told);
+            assert_eq!(extremes(values, plain, "none"), told);
         }
     }
 
@@ -505,11 +515,11 @@ mod tests {
         let page = told(&made);
         for told in [
             "<h2>The last hour</h2>",
-            "In the last hour: 450,000 calls, at most 150/s and now 150/s, where the limit is 200/s. \
+            "In the last hour: 450,000 calls, now 150/s, highest 150/s, where the limit is 200/s. \
              By class: deleted 80.0 %, throttled 20.0 %.",
-            "p99 (99 of 100 take at most this): 25 ms now, 2 s at most",
-            "main (waiting): not known now, 23,998 at most; retry (delayed): not known now, 7 at most",
-            "the oldest message settled in a step: 15 s now, over 7 days at most.",
+            "p99 (99 of 100 take at most this): 25 ms now, highest 2 s",
+            "main (waiting): not known now, highest 23,998; retry (delayed): not known now, highest 7",
+            "the oldest message settled in a step: ≤ 15 s now, highest over 7 days.",
             "A step is 30 seconds.",
             ">limit 200/s</text>",
             "<th scope=\"row\">10:55</th><td>150/s</td><td>100/s</td><td>50/s</td>",
@@ -524,7 +534,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_hardly_used_is_told_and_not_drawn() {
-        for (calls, is_drawn) in [(199, false), (200, true)] {
+        for (calls, is_drawn) in [(0, true), (1, false), (199, false), (200, true)] {
             let page = told(&hour(360, |_, mut sample| {
                 sample.calls[0] = calls;
                 sample
@@ -548,7 +558,7 @@ mod tests {
             sample.calls[0] = 1;
             sample
         }));
-        for told in ["The last 2 minutes", "5 min ago", "A step is 10 seconds."] {
+        for told in ["The last 2 minutes", "−5 min", "A step is 10 seconds."] {
             assert!(page.contains(told), "no {told} in\n{page}");
         }
     }

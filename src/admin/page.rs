@@ -575,15 +575,16 @@ mod tests {
         }
     }
 
-    /// An hour on a bad day, and its `seed` another: backlogs that come and go, a cut pace, every class of answer.
-    fn bad_day(seed: u32) -> Hour {
+    /// An hour on a bad day: backlogs that come and go, a cut pace, every class of answer, a broker that was away.
+    fn bad_day() -> Hour {
         let noise = |index: u32| {
-            let mixed = (index + seed).wrapping_mul(2_654_435_761);
-            f64::from(mixed >> 16) / 65_536.0
+            let mixed = (index + 1).wrapping_mul(2_654_435_761);
+            let mixed = (mixed ^ (mixed >> 15)).wrapping_mul(2_246_822_519);
+            f64::from((mixed ^ (mixed >> 13)) & 0xffff) / 65_536.0
         };
         made_up::hour(360, |index, mut sample| {
             let turn = f64::from(index) / 60.0;
-            let pace = 1400.0 + 500.0 * turn.sin() + 90.0 * noise(index);
+            let pace = 1550.0 + 250.0 * turn.sin() + 90.0 * noise(index);
             let pace = if (200..230).contains(&index) {
                 pace / 4.0
             } else {
@@ -593,8 +594,8 @@ mod tests {
                 .into_iter()
                 .enumerate()
             {
-                let wave = 1.0 + noise(index * 8 + u32::try_from(class).unwrap());
-                sample.calls[class] = (pace * share * wave / 1.5) as u32;
+                let wave = 0.9 + 0.2 * noise(index * 8 + u32::try_from(class).unwrap());
+                sample.calls[class] = (pace * share * wave) as u32;
             }
             let calls = sample.calls.iter().sum::<u32>();
             sample.latency.within[4] = calls * 3 / 4;
@@ -675,7 +676,7 @@ mod tests {
             ..view()
         };
         let busy = View {
-            hour: bad_day(0),
+            hour: bad_day(),
             main: 21_904,
             retry: 7_231,
             dead: 221,

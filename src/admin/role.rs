@@ -76,8 +76,12 @@ impl Role {
                     .to_owned()
             }
             Self::Works { ago, none_waits } => format!(
-                "This replica works: the last message was delivered here {} ago{}.",
-                time(ago),
+                "This replica works: the last message was delivered here {}{}.",
+                if ago < Duration::from_secs(1) {
+                    "just now".to_owned()
+                } else {
+                    format!("{} ago", time(ago))
+                },
                 if none_waits { ", and none waits" } else { "" }
             ),
             Self::Idle { consumes_for } => format!(
@@ -128,6 +132,14 @@ mod tests {
                 9,
                 5,
                 "works: the last message was delivered here 1 second ago.",
+            ),
+            (
+                "very busy",
+                hours,
+                Some(0),
+                9,
+                5,
+                "delivered here just now.",
             ),
             (
                 "idle after work",
