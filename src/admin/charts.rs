@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::chart::{Chart, Limit, Scale, Series, Shape, Table, Time};
 use super::hour::{Axis, HOUR, Hour, Slot};
-use convgroup_broker::events::Depths;
+use crate::state::Queue;
 use convgroup_domain::code::Class;
 
 /// Where the scale of the calls' time may begin and end, in seconds.
@@ -199,14 +199,14 @@ impl Charts<'_> {
     }
 
     fn depths(&self) -> Chart {
-        let kinds: [(&str, &str, fn(Depths) -> u32); 3] = [
-            ("main (waiting)", "line-1", |depths| depths.main),
-            ("retry (delayed)", "line-2", |depths| depths.retry),
-            ("dead letters", "line-3", |depths| depths.dead),
+        let kinds = [
+            ("main (waiting)", "line-1", Queue::Main),
+            ("retry (delayed)", "line-2", Queue::Retry),
+            ("dead letters", "line-3", Queue::Dead),
         ];
         let mut in_words = Vec::new();
-        let series = kinds.map(|(name, look, of)| {
-            let value = |slot: &Slot| slot.depths.map(of).map(f64::from);
+        let series = kinds.map(|(name, look, queue)| {
+            let value = |slot: &Slot| slot.depths.map(|depths| queue.depth(depths).into());
             let values: Vec<Option<f64>> = self.slots.iter().map(value).collect();
             let told = extremes(&values, counted, "not known");
             in_words.push(format!("{name}: {told}"));
@@ -221,9 +221,9 @@ impl Charts<'_> {
         let scale = Scale::linear(values.copied().fold(0.0, f64::max), true);
         let figures = |slot: &Slot| {
             kinds
-                .map(|(_, _, of)| {
+                .map(|(_, _, queue)| {
                     slot.depths
-                        .map_or_else(none, |depths| counted(of(depths).into()))
+                        .map_or_else(none, |depths| counted(queue.depth(depths).into()))
                 })
                 .to_vec()
         };
@@ -416,6 +416,7 @@ fn seconds(seconds: f64) -> String {
 mod tests {
     use super::super::hour::made_up::{AGE_BOUNDS, LATENCY_BOUNDS, hour};
     use super::*;
+    use convgroup_broker::events::Depths;
 
     #[test]
     fn figures_are_short() {
@@ -426,7 +427,7 @@ mod tests {
             (0.5, "0.5"),
             (100.0, "100"),
             (3.0, "3"),
-            (3.14, "3.1"),
+            (3.16, "3.2"),
             (99.99, "100"),
             (199.6, "200"),
         ] {

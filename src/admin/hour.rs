@@ -13,6 +13,8 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const SAMPLES_MAX: usize = 360;
 /// A slot that has been looked at for less than this says nothing by itself.
 const SLOT_MIN: f64 = 5.0;
+/// A sample that covers as much as this was late because the process was held up.
+const FROZEN: Duration = Duration::from_secs(30);
 /// Widths of the time axis, of its slots, of the rows of the tables, and between its labels, in seconds. A process younger than an hour
 /// shows what it has.
 const AXES: [Axis; 5] = [
@@ -35,16 +37,12 @@ pub(super) struct Buckets<const N: usize> {
     pub(super) above: u32,
 }
 
-impl<const N: usize> Default for Buckets<N> {
-    fn default() -> Self {
-        Self {
-            within: [0; N],
-            above: 0,
-        }
-    }
-}
-
 impl<const N: usize> Buckets<N> {
+    pub(super) const EMPTY: Self = Self {
+        within: [0; N],
+        above: 0,
+    };
+
     fn add(&mut self, more: &Self) {
         for (sum, more) in self.within.iter_mut().zip(more.within) {
             *sum = sum.saturating_add(more);
@@ -90,6 +88,8 @@ impl<const N: usize> Buckets<N> {
 /// What happened between one look at the counters and the next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
+    /// Counted from the start.
+    pub(super) number: u64,
     /// The end of the time that it covers.
     pub(super) at: Instant,
     /// The time that it covers.
@@ -168,6 +168,18 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    const fn at(from: f64) -> Self {
+        Self {
+            from,
+            to: from,
+            seconds: 0.0,
+            calls: [0; Class::ALL.len()],
+            latency: Buckets::EMPTY,
+            age: Buckets::EMPTY,
+            depths: None,
+        }
+    }
+
     /// Calls per second of a class.
     pub(super) fn rate(&self, class: usize) -> f64 {
         self.calls[class] as f64 / self.seconds.max(1.0)
@@ -211,37 +223,27 @@ impl Hour {
         *AXES.iter().find(shows_all).unwrap_or(&AXES[AXES.len() - 1])
     }
 
-    /// The samples in slots of this width, in seconds; the oldest first, and none where nothing was noted. Slots stand on the clock's
-    /// multiples of the width, so that a sample stays in its slot while time goes on.
+    /// The samples in slots of about this width, in seconds; the oldest first, and none where nothing was noted. A sample stays with the
+    /// same others while time goes on.
     pub(super) fn slots(&self, width: u32) -> Vec<Slot> {
-        let width = f64::from(width);
-        let covered = self.covered().as_secs_f64();
-        let mut slots: Vec<(f64, Slot)> = Vec::new();
+        let samples_each = (u64::from(width) / EVERY.as_secs()).max(1);
+        let mut slots: Vec<(u64, Slot)> = Vec::new();
         for sample in &self.samples {
-            let ago = self.now.duration_since(sample.at).as_secs_f64();
             // A process that was frozen covers the time of many slots with one sample; what it did, it did at the end of that.
-            let middle = ago + sample.span.min(EVERY).as_secs_f64() / 2.0;
-            let place = ((self.now_unix - middle) / width).floor();
-            if slots.last().is_none_or(|(last, _)| *last < place) {
-                let begin = self.now_unix - place * width;
-                let slot = Slot {
-                    from: begin.min(covered),
-                    to: (begin - width).max(0.0),
-                    seconds: 0.0,
-                    calls: [0; Class::ALL.len()],
-                    latency: Buckets::default(),
-                    age: Buckets::default(),
-                    depths: None,
-                };
-                slots.push((place, slot));
+            let was_frozen = sample.span >= FROZEN;
+            let span = if was_frozen { EVERY } else { sample.span };
+            let ago = self.now.duration_since(sample.at);
+            let place = sample.number / samples_each;
+            if was_frozen || slots.last().is_none_or(|(last, _)| *last != place) {
+                slots.push((place, Slot::at((ago + span).as_secs_f64())));
             }
             if let Some((_, slot)) = slots.last_mut() {
+                slot.to = ago.as_secs_f64();
                 slot.add(sample);
             }
         }
-        if let [.., (before, whole), (after, begun)] = &mut slots[..]
+        if let [.., (_, whole), (_, begun)] = &mut slots[..]
             && begun.seconds < SLOT_MIN
-            && *before + 1.0 >= *after
         {
             whole.join(begun);
             slots.pop();
@@ -267,11 +269,12 @@ pub(super) mod made_up {
     pub(in crate::admin) fn hour(count: u32, make: impl Fn(u32, Sample) -> Sample) -> Hour {
         let start = Instant::now();
         let sample = |index: u32| Sample {
+            number: index.into(),
             at: start + EVERY * (index + 1),
             span: EVERY,
             calls: [0; Class::ALL.len()],
-            latency: Buckets::default(),
-            age: Buckets::default(),
+            latency: Buckets::EMPTY,
+            age: Buckets::EMPTY,
             depths: None,
         };
         Hour {
@@ -395,7 +398,7 @@ mod tests {
             assert!((slot.rate(0) - 1.0).abs() < 1e-9);
             assert_eq!(slot.depths, Some(depths(index * 3 + 2)));
             let from = 3600.0 - f64::from(index) * 30.0;
-            assert_eq!((slot.from, slot.to), (from, from - 30.0));
+            assert!((slot.from - from).abs() < 1e-9 && (slot.to - from + 30.0).abs() < 1e-9);
             assert_eq!(slot.age.highest(&AGE_BOUNDS), Some(5.0));
         }
         let calls: u64 = made.slots(300).iter().map(|slot| slot.calls[0]).sum();
@@ -407,6 +410,9 @@ mod tests {
         let mut made = hour(360, |_, sample| sample);
         // Frozen for ten minutes: one sample covers them.
         made.samples.drain(99..159);
+        for (number, sample) in (0..).zip(&mut made.samples) {
+            sample.number = number;
+        }
         made.samples[99].span = Duration::from_mins(10) + EVERY;
         made.samples[99].calls[0] = 610;
         let slots = made.slots(30);
@@ -414,6 +420,12 @@ mod tests {
         let busy: Vec<&Slot> = slots.iter().filter(|slot| slot.calls[0] > 0).collect();
         let [busy] = busy[..] else { panic!("{busy:?}") };
         assert!(busy.rate(0) <= 1.0, "{busy:?}");
+        let gaps: Vec<f64> = slots
+            .windows(2)
+            .map(|pair| pair[0].to - pair[1].from)
+            .collect();
+        let gaps: Vec<&f64> = gaps.iter().filter(|gap| **gap > 1e-6).collect();
+        assert_eq!(gaps, [&600.0]);
     }
 
     #[test]
@@ -426,6 +438,29 @@ mod tests {
         assert_eq!(seen, [Some(depths(2)), Some(depths(3)), None]);
     }
 
+    /// Samples come when the scheduler lets them.
+    #[test]
+    fn samples_that_are_late_leave_no_gaps() {
+        let mut made = hour(360, |_, sample| sample);
+        let mut late = made.now.checked_sub(EVERY * 360).unwrap();
+        for (sample, ms) in made
+            .samples
+            .iter_mut()
+            .zip((0..).map(|index| index * 7919 % 900))
+        {
+            sample.span = EVERY + Duration::from_millis(ms);
+            late += sample.span;
+            sample.at = late;
+        }
+        made.now = late;
+        for width in [10, 20, 30, 300] {
+            let slots = made.slots(width);
+            assert_eq!(u32::try_from(slots.len()).unwrap(), 3600 / width);
+            let gaps = slots.windows(2).map(|pair| pair[0].to - pair[1].from);
+            assert!(gaps.map(f64::abs).all(|gap| gap < 1e-6), "{width}");
+        }
+    }
+
     /// The seconds after a slot began would show the wildest rates.
     #[test]
     fn a_slot_that_has_just_begun_belongs_to_the_one_before() {
@@ -435,12 +470,13 @@ mod tests {
             made.now += more;
             made.now_unix += more.as_secs_f64();
             let mut last = made.samples[35];
-            (last.at, last.span, last.calls[0]) = (made.now, more, 100);
+            (last.number, last.at, last.span, last.calls[0]) = (36, made.now, more, 100);
             made.samples.push(last);
             let made = made.slots(30);
             assert_eq!(made.len(), slots, "{seconds}");
             let last = made.last().unwrap();
-            assert_eq!((last.calls[0], last.to), (100, 0.0), "{seconds}");
+            assert_eq!(last.calls[0], 100, "{seconds}");
+            assert!(last.to.abs() < 1e-9, "{last:?}");
         }
         assert_eq!(hour(0, |_, sample| sample).slots(30).len(), 0);
     }

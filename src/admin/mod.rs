@@ -2,6 +2,8 @@
 mod chart;
 mod charts;
 mod hour;
+#[cfg(test)]
+mod looks;
 mod page;
 mod recent;
 mod role;
@@ -21,7 +23,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use tokio::net::TcpListener;
 
-use self::page::{Depths, View};
+use self::page::{Depths, Reload, View};
 use self::recent::Recent;
 use crate::metrics::{self, Metrics};
 use crate::state::Queue;
@@ -107,8 +109,7 @@ impl Admin {
         }
     }
 
-    /// What the page shows. One that is still does not reload itself.
-    fn view(&self, is_still: bool) -> View {
+    fn view(&self, reload: Reload) -> View {
         let model = self.status.model();
         let now = unix_seconds();
         let since = |at: f64| Duration::from_secs_f64((now - at).max(0.0));
@@ -136,7 +137,7 @@ impl Admin {
             lately,
             hour,
             state: model.state,
-            is_still,
+            reload,
         }
     }
 }
@@ -227,6 +228,10 @@ async fn status_page(Shared(admin): Shared<Admin>, uri: Uri) -> impl IntoRespons
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    let view = admin.view(uri.query() == Some("still"));
-    (headers, Html(self::page::page(&view).into_string()))
+    let reload = match uri.query() {
+        Some("still") => Reload::Never,
+        _ => Reload::Itself,
+    };
+    let page = self::page::page(&admin.view(reload));
+    (headers, Html(page.into_string()))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::HistogramVec;
 use prometheus::core::Collector;
+use prometheus::proto::{Bucket, MetricFamily};
 use tokio::time::MissedTickBehavior;
 
 use super::hour::{
@@ -63,6 +64,8 @@ pub(super) struct Answer {
 /// The counters at a moment, in the order of [`Recent::answers`] and [`OUTCOMES`].
 #[derive(Clone, Debug)]
 struct Note {
+    /// Counted from the start.
+    number: u64,
     at: Instant,
     answers: Vec<u64>,
     settled: Vec<u64>,
@@ -110,7 +113,7 @@ impl Recent {
                 samples: VecDeque::with_capacity(SAMPLES_MAX),
             }),
         };
-        let first = recent.note(Instant::now());
+        let first = recent.note(0, Instant::now());
         recent.lock().notes.push_back(first);
         recent
     }
@@ -129,7 +132,7 @@ impl Recent {
 
     fn look(&self) {
         let mut seen = self.lock();
-        let now = self.note(Instant::now());
+        let now = self.note(seen.newest().number + 1, Instant::now());
         let sample = self.between(seen.newest(), &now);
         remember(&mut seen.samples, sample);
         keep_reach(&mut seen.notes, now);
@@ -138,7 +141,7 @@ impl Recent {
     /// From the oldest note until now, and the last hour.
     pub(super) fn shown(&self, now_unix: f64) -> (Lately, Hour) {
         let seen = self.lock();
-        let now = self.note(Instant::now());
+        let now = self.note(seen.newest().number + 1, Instant::now());
         let mut samples: Vec<Sample> = seen.samples.iter().copied().collect();
         samples.push(self.between(seen.newest(), &now));
         let hour = Hour {
@@ -182,6 +185,7 @@ impl Recent {
             *sum = sum.saturating_add(difference(*now, *then));
         }
         Sample {
+            number: then.number,
             at: now.at,
             span: now.at.duration_since(then.at),
             calls,
@@ -191,11 +195,12 @@ impl Recent {
         }
     }
 
-    fn note(&self, at: Instant) -> Note {
+    fn note(&self, number: u64, at: Instant) -> Note {
         let calls = &self.metrics.api_requests_total;
         let settled = &self.metrics.messages_settled_total;
         let broker = self.status.model().broker;
         Note {
+            number,
             at,
             answers: self
                 .answers
@@ -267,13 +272,9 @@ fn counts<const N: usize>(histogram: &HistogramVec) -> Counts<N> {
 /// The finite bounds of a histogram, the lowest first.
 fn bounds<const N: usize>(histogram: &HistogramVec) -> [f64; N] {
     let families = histogram.collect();
-    let series = families.iter().flat_map(|family| family.get_metric());
+    let series = families.iter().flat_map(MetricFamily::get_metric);
     let buckets = series.map(|metric| metric.get_histogram().get_bucket());
-    let bounds: Vec<f64> = buckets
-        .take(1)
-        .flatten()
-        .map(prometheus::proto::Bucket::upper_bound)
-        .collect();
+    let bounds: Vec<f64> = buckets.take(1).flatten().map(Bucket::upper_bound).collect();
     bounds
         .try_into()
         .expect("as many as the metrics block has, and all label pairs exist from the start")
@@ -351,7 +352,7 @@ mod tests {
         let mut notes = std::mem::take(&mut recent.lock().notes);
         let start = notes[0].at;
         for tick in 1..=100 {
-            keep_reach(&mut notes, recent.note(start + EVERY * tick));
+            keep_reach(&mut notes, recent.note(tick.into(), start + EVERY * tick));
         }
         let (first, last) = (notes.front().unwrap().at, notes.back().unwrap().at);
         assert_eq!(last - first, REACH);
@@ -365,9 +366,9 @@ mod tests {
         let mut notes = std::mem::take(&mut recent.lock().notes);
         let start = notes[0].at;
         let hour = Duration::from_hours(1);
-        keep_reach(&mut notes, recent.note(start + hour));
+        keep_reach(&mut notes, recent.note(1, start + hour));
         assert_eq!(notes.back().unwrap().at - notes.front().unwrap().at, hour);
-        keep_reach(&mut notes, recent.note(start + hour + REACH));
+        keep_reach(&mut notes, recent.note(1, start + hour + REACH));
         assert_eq!(notes.back().unwrap().at - notes.front().unwrap().at, REACH);
     }
 
@@ -429,7 +430,7 @@ mod tests {
         let mut seen = recent.lock();
         let start = seen.newest().at;
         for tick in 1..=2000 {
-            let now = recent.note(start + EVERY * tick);
+            let now = recent.note(tick.into(), start + EVERY * tick);
             let sample = recent.between(seen.newest(), &now);
             remember(&mut seen.samples, sample);
             keep_reach(&mut seen.notes, now);
