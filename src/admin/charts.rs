@@ -578,4 +578,52 @@ mod tests {
             assert_eq!((pattern, used), (!is_plain, !is_plain), "{class}");
         }
     }
+
+    /// How far two colours are apart, as the accessibility guidelines (WCAG 2) count it.
+    fn contrast(one: &str, other: &str) -> f64 {
+        let luminance = |colour: &str| -> f64 {
+            let digits = colour.trim_start_matches('#');
+            let each = if digits.len() == 3 { 1 } else { 2 };
+            let part = |index: usize| {
+                let digits = &digits[index * each..(index + 1) * each];
+                let value = u8::from_str_radix(&digits.repeat(3 - each), 16).unwrap();
+                let value = f64::from(value) / 255.0;
+                if value <= 0.04045 {
+                    value / 12.92
+                } else {
+                    ((value + 0.055) / 1.055).powf(2.4)
+                }
+            };
+            0.2126 * part(0) + 0.7152 * part(1) + 0.0722 * part(2)
+        };
+        let (one, other) = (luminance(one) + 0.05, luminance(other) + 0.05);
+        one.max(other) / one.min(other)
+    }
+
+    #[test]
+    fn texts_and_shapes_stand_out_from_the_paper_in_the_light_and_in_the_dark() {
+        let css = include_str!("page.css");
+        let schemes: Vec<&str> = css.split(":root {").skip(1).collect();
+        assert_eq!(schemes.len(), 2);
+        for scheme in schemes {
+            let scheme = scheme.split_once('}').unwrap().0;
+            let colour = |name: &str| {
+                let rest = scheme.split_once(&format!("--{name}: ")).unwrap().1;
+                rest.split_once(';').unwrap().0
+            };
+            for paper in ["paper", "card"].map(colour) {
+                for text in ["ink", "soft", "good", "watch", "bad"] {
+                    let contrast = contrast(colour(text), paper);
+                    assert!(contrast >= 4.5, "{text} on {paper}: {contrast:.2}");
+                }
+                for shape in [
+                    "blue", "sky", "amber", "violet", "red", "teal", "wine", "grey",
+                ] {
+                    let contrast = contrast(colour(shape), paper);
+                    assert!(contrast >= 3.0, "{shape} on {paper}: {contrast:.2}");
+                }
+            }
+        }
+        assert!((contrast("#fff", "#000000") - 21.0).abs() < 1e-9);
+    }
 }
