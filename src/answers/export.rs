@@ -1,5 +1,5 @@
 //! `outcomes export`: the ledger in a file, one outcome per line, as it was published.
-use std::io::{BufWriter, ErrorKind, Stdout, Write};
+use std::io::{BufWriter, Stdout, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use convgroup_broker::settings::Amqp;
 use serde_json::value::RawValue;
 
 use super::{outcomes, read_ledger};
-use crate::tool::{Exit, Failure, NewFile, say};
+use crate::tool::{Exit, Failure, NewFile, enough, say};
 
 /// Writes all outcomes from `since_ms` on to a new file, or to standard output where it is `-`.
 pub(crate) async fn export(
@@ -75,14 +75,6 @@ impl Sink {
             Self::File(file) => file.keep(),
             Self::Stdout(mut out) => enough(out.flush()).map(|_| ()),
         }
-    }
-}
-
-fn enough(written: std::io::Result<()>) -> Result<ControlFlow<()>, Failure> {
-    match written {
-        Ok(()) => Ok(ControlFlow::Continue(())),
-        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-        Err(err) => Err(err.into()),
     }
 }
 

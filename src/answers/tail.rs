@@ -13,7 +13,7 @@ use convgroup_domain::text::readable;
 use super::export::one_line;
 use super::wait::Trouble;
 use super::{Skipped, read_ledger};
-use crate::tool::{Exit, Failure, say};
+use crate::tool::{Exit, Failure, offer};
 
 /// So many are shown where nothing says since when.
 const SHOWN: usize = 20;
@@ -53,19 +53,20 @@ impl Plan {
 
 pub(crate) async fn tail(amqp: &Amqp, plan: &Plan) -> Result<Exit, Failure> {
     let ledger = Ledger::open(amqp).await?;
+    let mut reader = ControlFlow::Continue(());
     match plan.since_ms {
         Some(since_ms) => {
             read_ledger(&ledger, Some(since_ms), |read| {
                 if plan.means(&read.heard) {
-                    say(&plan.shown(&read.heard, read.json))?;
+                    reader = offer(&plan.shown(&read.heard, read.json))?;
                 }
-                Ok(ControlFlow::Continue(()))
+                Ok(reader)
             })
             .await?;
         }
-        None => say(&last(&ledger, plan).await?)?,
+        None => reader = offer(&last(&ledger, plan).await?)?,
     }
-    if !plan.follow {
+    if !plan.follow || reader.is_break() {
         return Ok(Exit::Done);
     }
     let behind = ledger
@@ -78,8 +79,9 @@ pub(crate) async fn tail(amqp: &Amqp, plan: &Plan) -> Result<Exit, Failure> {
         trouble.is_over();
         if let Some(heard) = Skipped::default().heard(&entry)
             && plan.means(&heard)
+            && offer(&plan.shown(&heard, &entry.body))?.is_break()
         {
-            say(&plan.shown(&heard, &entry.body))?;
+            return Ok(Exit::Done);
         }
     }
 }

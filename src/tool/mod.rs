@@ -3,7 +3,8 @@ mod exit;
 mod new_file;
 
 use std::fmt;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::ops::ControlFlow;
 
 use convgroup_domain::code::CodeTable;
 use indicatif::{HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -27,10 +28,21 @@ pub(crate) fn no_code(codes: &CodeTable, code: &str) -> Failure {
 
 /// Writes a command's result to standard output. A reader that has seen enough (`… | head`) is no error.
 pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    offer(text).map(drop)
+}
+
+/// The same for one that has more to say: breaks when its reader has seen enough.
+pub(crate) fn offer(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
-        _ => Ok(()),
+    enough(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Breaks where nobody reads what is written any more.
+pub(crate) fn enough(written: std::io::Result<()>) -> Result<ControlFlow<()>, Failure> {
+    match written {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(err) if err.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(err) => Err(err.into()),
     }
 }
 

@@ -21,6 +21,10 @@ impl NewFile {
     /// # Errors
     /// There is one of this name, or none can be made there.
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
+        if path == Path::new("-") {
+            let problem = "`-` is no file here: name one";
+            return Err(Failure::new(Exit::Usage, anyhow::anyhow!(problem)));
+        }
         let created = Self::try_create(path);
         created.map_err(|err| explained(path, err))
     }

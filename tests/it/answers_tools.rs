@@ -244,6 +244,30 @@ async fn a_tail_follows_across_a_restart_of_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tail_ends_when_its_reader_has_seen_enough() {
+    let world = answering().await;
+    let program = env!("CARGO_BIN_EXE_convgroup-deleter");
+    let line = format!("{program} outcomes tail --follow | /usr/bin/head --lines=1");
+    // It waits for both sides of the pipe.
+    let shell = world.tool_config(&["-c", &line]).program("/bin/bash");
+    let mut piped = shell.spawn();
+    eventually(
+        "the reader has its line, and then the tail ends",
+        PATIENCE,
+        async || {
+            if piped.is_running() {
+                tell(&world, &[erased("r-1")]).await;
+                return Err(piped.output());
+            }
+            Ok(())
+        },
+    )
+    .await;
+    assert_eq!(piped.stdout().lines().count(), 1, "{}", piped.output());
+    assert_eq!(piped.stderr(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_not_there_is_explained() {
     let world = World::new()
         .await
@@ -632,6 +656,37 @@ async fn publish_waits_until_all_is_answered() {
     ];
     let ran = run(&world, &args).await.exits(1);
     assert!(ran.stdout.contains("1 expired"), "{}", ran.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publish_waits_across_a_restart_of_the_broker() {
+    let node = Node::start().await;
+    let world = World::at(&node.url()).await.answering();
+    world.declare().await;
+    node.recorded(world.config.queue()).await;
+    let users = users(20);
+    world.add(&users);
+    let folder = TempDir::new().unwrap();
+    let events = events_file(&folder, users.len());
+    let args = ["publish", "--file", &events, "--wait"];
+    let mut waiting = world.tool_config(&args).spawn();
+    eventually("all is published", PATIENCE, async || {
+        let said = waiting.output();
+        if said.contains("20 events published") {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+    node.kill();
+    node.gone().await;
+    node.start_again().await;
+    // Answered while nobody listened, or after that: none is missed.
+    let _daemon = world.daemon().await;
+    waiting.exits_with(0, 2 * PATIENCE).await;
+    let told = waiting.output();
+    assert!(told.contains("erased           20"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -232,7 +232,7 @@ async fn the_version_is_the_packages() {
 
 #[tokio::test]
 async fn wrong_usage_exits_with_64_and_explains_on_stderr() {
-    let cases: [(&[&str], &str); 32] = [
+    let cases: [(&[&str], &str); 33] = [
         (&[], "Usage:"),
         (&["--nope"], "--nope"),
         (&["nope"], "nope"),
@@ -284,6 +284,10 @@ async fn wrong_usage_exits_with_64_and_explains_on_stderr() {
         (
             &["publish", "--user", "u", "g", "--wait", "--timeout", "long"],
             "long",
+        ),
+        (
+            &["publish", "--user", "u", "g", "--manifest", "-"],
+            "name one",
         ),
         (&["outcomes"], "Usage:"),
         (&["outcomes", "tail", "--since", "yesterday"], "RFC 3339"),
@@ -915,13 +919,14 @@ async fn explain_tells_meaning_consequence_and_advice() {
         &bare,
         "51011",
         expect![[r#"
-        code     51011
-        label    51011
-        class    rejected
-        meaning  the group name is longer than the API allows (32 bytes; newer pages say 64)
-        message  a dead letter (rejected) at once
-        advice   look at the event: such a group can not exist
-    "#]],
+            code     51011
+            label    51011
+            class    rejected
+            meaning  the group name is longer than the API allows (32 bytes; newer pages say 64)
+            message  a dead letter (rejected) at once
+            answer   the name is told as dead_lettered, with the cause rejected and this code
+            advice   look at the event: such a group can not exist
+        "#]],
     )
     .await;
     check_explained(&bare, "timeout", expect![[r#"
@@ -930,19 +935,21 @@ async fn explain_tells_meaning_consequence_and_advice() {
         class    transient
         meaning  no complete reply within im.timeout
         message  quick retries in place, then a delay tier, then a dead letter (exhausted) when the attempts run out
+        answer   nothing while the name travels; told as dead_lettered, with the cause exhausted and this code, when the attempts run out
         advice   the daemon tries again by itself; if it lasts, check the network and the status page of the API
     "#]]).await;
     check_explained(
         &bare,
         "http_429",
         expect![[r#"
-        code     http_429
-        label    http_4xx
-        class    throttled
-        meaning  HTTP status 429, too many requests
-        message  the pace is cut for everything; the message is tried again, no attempt is counted
-        advice   nothing to do at once; if it lasts, lower rate_limit.calls_per_second
-    "#]],
+            code     http_429
+            label    http_4xx
+            class    throttled
+            meaning  HTTP status 429, too many requests
+            message  the pace is cut for everything; the message is tried again, no attempt is counted
+            answer   nothing: the name travels
+            advice   nothing to do at once; if it lasts, lower rate_limit.calls_per_second
+        "#]],
     )
     .await;
 }
@@ -955,6 +962,7 @@ async fn explain_says_what_happens_to_a_code_nobody_knows() {
         class    unknown
         meaning  an ErrorCode that this table does not list
         message  the probe is asked; account healthy: counted retries, then a dead letter (exhausted); else the daemon suspends
+        answer   nothing while the name travels; told as dead_lettered, with the cause exhausted and this code, when the attempts run out
         advice   look it up in the API's documentation; set its class by [policy.overrides] CODE = "…" in your configuration
     "#]]).await;
     let ran = Tool::bare().run(&["explain", "nonsense"]).await.code(64);
@@ -971,6 +979,7 @@ async fn explain_shows_an_override_and_what_it_replaces() {
         class    gone (your [policy.overrides]; shipped as rejected)
         meaning  the user is not imported into the Chat backend
         message  acked, counted as gone
+        answer   the name is told as gone, which counts as erased
         advice   check that the publisher sends the right user; where users are removed before their groups, set [policy.overrides] 50001 = "gone"
     "#]]).await;
     let tool = Tool::bare().set("CONVGROUP_POLICY__OVERRIDES__99999", "rejected");

@@ -302,44 +302,14 @@ fn destination(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashSet};
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
-    use super::super::code::CodeTable;
     use super::super::decide::Decision;
     use super::super::message::{Target, decode};
-    use super::super::reply::Reply;
+    use super::super::samples::{LIMITS, attempt, end, recreated};
     use super::*;
-
-    const LIMITS: RetryLimits = RetryLimits {
-        attempts_max: 3,
-        tiers: 2,
-    };
-
-    fn verdict(code: i64) -> Verdict {
-        CodeTable::new(&BTreeMap::new()).classify(Reply::Answer {
-            code,
-            info: "text".into(),
-        })
-    }
-
-    fn recreated() -> Verdict {
-        CodeTable::new(&BTreeMap::new()).groups_recreated()
-    }
-
-    fn end(word: char) -> NameEnd {
-        match word {
-            'd' => NameEnd::Deleted(verdict(0)),
-            'g' => NameEnd::Gone(verdict(51009)),
-            'r' => NameEnd::Rejected(verdict(51011)),
-            'f' => NameEnd::Failed(verdict(50004)),
-            't' => NameEnd::Throttled(verdict(60007)),
-            'i' => NameEnd::Interrupted,
-            'e' => NameEnd::Expired,
-            other => panic!("no such word: {other}"),
-        }
-    }
 
     /// Plays a sweep: a list is written `ab`, or `!f` where it fails with that end; deletions end as the words say, in order.
     fn play(lists: &[&str], words: &str) -> (Vec<String>, Swept) {
@@ -395,11 +365,7 @@ mod tests {
     fn check(lists: &[&str], words: &str, failures: u32, expect: (&str, &str)) {
         let (_, swept) = play(lists, words);
         let event = decode(br#"{"From_Account":"u","AllGroups":true}"#).unwrap();
-        let attempt = Attempt {
-            failures,
-            first_seen_ms: 7,
-        };
-        let decided = decide_all(&event, &swept, attempt, LIMITS);
+        let decided = decide_all(&event, &swept, attempt(failures), LIMITS);
         let text = match &decided.decision {
             Decision::HandBack => "back".to_owned(),
             Decision::Ack(successors) => {

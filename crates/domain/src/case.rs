@@ -28,6 +28,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
@@ -148,7 +149,7 @@ impl Sums {
 }
 
 /// One request of a report.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportLine {
     /// Its id.
     pub id: String,
@@ -170,6 +171,19 @@ pub struct ReportLine {
     /// Its dead letter, where it is not erased and the dead letters were read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<LetterTold>,
+}
+
+/// As with [`Cases`].
+impl fmt::Debug for ReportLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReportLine")
+            .field("status", &self.status)
+            .field("results", &self.results)
+            .field("rounds", &self.rounds)
+            .field("closed_at", &self.closed_at)
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ReportLine {
@@ -242,12 +256,21 @@ pub enum Taken {
 }
 
 /// The books: all requests that were asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Cases {
     by_id: HashMap<Box<str>, u32>,
     requests: Vec<Case>,
     words: Words,
     sums: Sums,
+}
+
+/// A publisher's ids stay out of debug output: they may be anything.
+impl fmt::Debug for Cases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cases")
+            .field("sums", &self.sums)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Cases {

@@ -522,59 +522,17 @@ pub(super) fn tier(attempt: Attempt, limits: RetryLimits) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
-    use super::super::code::CodeTable;
     use super::super::message::{Target, decode};
-    use super::super::reply::Reply;
+    use super::super::samples::{LIMITS, attempt, end, verdict};
     use super::*;
 
-    const LIMITS: RetryLimits = RetryLimits {
-        attempts_max: 3,
-        tiers: 2,
-    };
-
-    fn verdict(code: i64) -> Verdict {
-        CodeTable::new(&BTreeMap::new()).classify(Reply::Answer {
-            code,
-            info: "text".into(),
-        })
-    }
-
-    fn attempt(failures: u32) -> Attempt {
-        Attempt {
-            failures,
-            first_seen_ms: 7,
-        }
-    }
-
-    /// One word per name: `d`eleted, `g`one, `r`ejected, `R`ejected by another code, `f`ailed, `t`hrottled, `i`nterrupted;
-    /// `u`, `U`: failed by one and by another code that the table does not list; `e`xpired.
+    /// An event with a name for each word, and the ends that the words say.
     fn ends(words: &str) -> (DeleteGroups, Vec<NameEnd>) {
-        let (groups, ends): (Vec<String>, Vec<NameEnd>) = words
-            .chars()
-            .enumerate()
-            .map(|(index, word)| {
-                let end = match word {
-                    'd' => NameEnd::Deleted(verdict(0)),
-                    'g' => NameEnd::Gone(verdict(51009)),
-                    'e' => NameEnd::Expired,
-                    'r' => NameEnd::Rejected(verdict(51011)),
-                    'R' => NameEnd::Rejected(verdict(50001)),
-                    'f' => NameEnd::Failed(verdict(50004)),
-                    'u' => NameEnd::Failed(verdict(99_998)),
-                    'U' => NameEnd::Failed(verdict(99_999)),
-                    't' => NameEnd::Throttled(verdict(60007)),
-                    'i' => NameEnd::Interrupted,
-                    other => panic!("no such word: {other}"),
-                };
-                (format!("{index}"), end)
-            })
-            .unzip();
+        let groups: Vec<String> = (0..words.len()).map(|place| place.to_string()).collect();
         let body = DeleteGroups::encode("user", Target::Named(&groups), None).unwrap();
-        (decode(&body).unwrap(), ends)
+        (decode(&body).unwrap(), words.chars().map(end).collect())
     }
 
     fn names(successor: &Successor) -> &[String] {

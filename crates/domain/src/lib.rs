@@ -25,6 +25,8 @@ pub mod redrive;
 pub mod reply;
 pub mod request;
 pub mod retry;
+#[cfg(test)]
+mod samples;
 pub mod spacing;
 pub mod text;
 pub mod topology;

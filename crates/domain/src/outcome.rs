@@ -528,54 +528,16 @@ fn id(answer: &Answer, request: &Request, attempt: Attempt) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use expect_test::{Expect, expect};
 
     use super::super::all_groups::decide_all;
-    use super::super::code::CodeTable;
-    use super::super::decide::{RetryLimits, decide};
+    use super::super::decide::decide;
     use super::super::message::decode;
-    use super::super::reply::Reply;
     use super::super::request::Clues;
+    use super::super::samples::{LIMITS, attempt, end};
     use super::*;
 
-    const LIMITS: RetryLimits = RetryLimits {
-        attempts_max: 3,
-        tiers: 2,
-    };
     const NOW: i64 = 1_796_083_211_120;
-
-    fn end(word: char) -> NameEnd {
-        let verdict = |code| {
-            CodeTable::new(&BTreeMap::from([(
-                "50001".to_owned(),
-                super::super::code::Class::Gone,
-            )]))
-            .classify(Reply::Answer {
-                code,
-                info: "text of the API".into(),
-            })
-        };
-        match word {
-            'd' => NameEnd::Deleted(verdict(0)),
-            'g' => NameEnd::Gone(verdict(51009)),
-            'G' => NameEnd::Gone(verdict(50001)),
-            'r' => NameEnd::Rejected(verdict(51011)),
-            'f' => NameEnd::Failed(verdict(50004)),
-            't' => NameEnd::Throttled(verdict(60007)),
-            'i' => NameEnd::Interrupted,
-            'e' => NameEnd::Expired,
-            other => panic!("no such word: {other}"),
-        }
-    }
-
-    fn attempt(failures: u32) -> Attempt {
-        Attempt {
-            failures,
-            first_seen_ms: 7,
-        }
-    }
 
     fn named(count: usize) -> DeleteGroups {
         let names: Vec<String> = (0..count).map(|number| format!("\"n{number}\"")).collect();

@@ -3,8 +3,10 @@
 //! Each function of the modules `fuzzing` takes arbitrary bytes and panics where a promise is broken. libFuzzer makes up the bytes
 //! (`make fuzz`; the targets in `fuzz/` only call these functions), and the tests beside them take them from `fuzz/seeds`. An
 //! input that broke a promise is mended and then kept there, so that `cargo test` repeats it.
+mod books;
 mod event;
 
+pub use books::books;
 pub use event::event;
 
 use std::collections::BTreeMap;
@@ -58,6 +60,11 @@ pub fn check(target: &str, run: fn(&[u8])) {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn books() {
+        super::check("books", super::books);
+    }
+
     #[test]
     fn event() {
         super::check("event", super::event);
