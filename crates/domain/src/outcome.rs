@@ -493,17 +493,17 @@ impl OutcomeEvent {
 /// The routing key of an outcome: `STATUS.APP`. `app_id` is what the request's publisher is called.
 #[must_use]
 pub fn routing_key(status: Status, app_id: Option<&str>) -> String {
-    let is_word = |app: &&str| {
-        (1..=APP_BYTES_MAX).contains(&app.len())
-            && app
-                .bytes()
-                .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-'))
-    };
-    format!(
-        "{}.{}",
-        status.label(),
-        app_id.filter(is_word).unwrap_or(NO_APP)
-    )
+    let app = app_id.filter(|app| is_app(app));
+    format!("{}.{}", status.label(), app.unwrap_or(NO_APP))
+}
+
+/// Whether an `app_id` becomes part of the routing key of answers: 1 to 64 letters of ASCII, digits, `_` and `-`.
+#[must_use]
+pub fn is_app(app_id: &str) -> bool {
+    (1..=APP_BYTES_MAX).contains(&app_id.len())
+        && app_id
+            .bytes()
+            .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-'))
 }
 
 /// The same for a repeat of the same step, another for another story. What is told of all groups has places that count within one

@@ -167,6 +167,12 @@ fn identity(clues: &Clues<'_>) -> (String, IdFrom) {
     }
 }
 
+/// Whether this can be the id of a request as it is told.
+#[must_use]
+pub fn is_id(id: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len())
+}
+
 /// An id as it is told: of one that is too long the hash.
 #[must_use]
 pub fn bounded(id: &str) -> String {
@@ -274,6 +280,7 @@ mod tests {
             ..Clues::default()
         };
         let longest = "m".repeat(ID_BYTES_MAX);
+        assert!(is_id(&longest) && !is_id("") && !is_id(&"m".repeat(ID_BYTES_MAX + 1)));
         assert_eq!(Request::read(&clues(&longest), None).id, longest);
         let too_long = "m".repeat(ID_BYTES_MAX + 1);
         let hashed = Request::read(&clues(&too_long), None);
