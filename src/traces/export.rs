@@ -1,10 +1,10 @@
 //! The way of spans to the collector: a bounded queue, and one thread of the library that sends what is in it. Whatever the collector
 //! does, nobody waits for it; what becomes of spans is counted.
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use opentelemetry::{Context, Key, KeyValue};
@@ -21,9 +21,9 @@ use prometheus::{IntCounter, IntCounterVec};
 use super::variables::{TracesError, Variables};
 use convgroup_chat::collector;
 
-/// How long the end of the process waits for the last spans.
+/// How long the end of the process waits for the last spans, an export that is under way included.
 const LAST_SPANS_PATIENCE: Duration = Duration::from_secs(2);
-/// The same, where the collector took nothing the last time.
+/// The same, where the collector took nothing the last time, or has kept an export for longer.
 const LAST_TRY_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What became of a span: the label of `convgroup_spans_total`.
@@ -63,6 +63,8 @@ pub(super) struct Tally {
     queued_max: usize,
     /// Whether the last export failed.
     is_failing: AtomicBool,
+    /// When the export under way began.
+    exporting_since: Mutex<Option<Instant>>,
 }
 
 impl Tally {
@@ -75,16 +77,24 @@ impl Tally {
             queued: AtomicUsize::new(0),
             queued_max,
             is_failing: AtomicBool::new(false),
+            exporting_since: Mutex::new(None),
         }
     }
 
     /// How long the last spans are waited for.
     pub(super) fn patience(&self) -> Duration {
         if self.is_failing.load(Ordering::Relaxed) {
-            LAST_TRY_PATIENCE
-        } else {
-            LAST_SPANS_PATIENCE
+            return LAST_TRY_PATIENCE;
         }
+        let since = *self.exporting_since();
+        let waited = since.map_or(Duration::ZERO, |since| since.elapsed());
+        let left = LAST_SPANS_PATIENCE.saturating_sub(waited);
+        left.max(LAST_TRY_PATIENCE)
+    }
+
+    fn exporting_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        let since = self.exporting_since.lock();
+        since.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a place in the queue, if there is one.
@@ -98,7 +108,14 @@ impl Tally {
         has_room
     }
 
+    /// An export begins: what it takes waits no longer.
+    fn exporting(&self, count: usize) {
+        self.queued.fetch_sub(count, Ordering::AcqRel);
+        *self.exporting_since() = Some(Instant::now());
+    }
+
     fn exported(&self, count: u64, result: &OTelSdkResult) {
+        *self.exporting_since() = None;
         let was_failing = self.is_failing.swap(result.is_err(), Ordering::Relaxed);
         match result {
             Ok(()) => {
@@ -228,7 +245,7 @@ struct Counting<E> {
 impl<E: SpanExporter> SpanExporter for Counting<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len();
-        self.tally.queued.fetch_sub(count, Ordering::AcqRel);
+        self.tally.exporting(count);
         let broken = || OTelSdkError::InternalFailure("its client has ended".to_owned());
         let result = if self.is_broken.load(Ordering::Relaxed) {
             Err(broken())
