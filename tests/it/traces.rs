@@ -265,102 +265,11 @@ async fn one_trace_leads_from_the_publisher_over_two_delays_to_the_dead_letter_a
     assert!(spans.iter().all(|span| span.trace == TRACE), "{spans:#?}");
     assert!(spans.iter().all(|span| span.start <= span.end));
 
+    let node = address(&shared_node().await.url());
     let deliveries = of_kind(&spans, "consumer");
-    let (queue, exchange) = (world.config.queue(), world.config.exchange());
-    let (host, port) = address(&shared_node().await.url());
-    for (attempt, span) in deliveries.iter().enumerate() {
-        assert_eq!(span.name, format!("process {queue}"));
-        assert_eq!(span.parent, PARENT);
-        assert_eq!(span.links, [(TRACE.to_owned(), PARENT.to_owned())]);
-        let (destination, key) = match attempt {
-            0 => (format!("{exchange}:delete:{queue}"), "delete"),
-            _ => (queue.to_owned(), queue),
-        };
-        let (error, outcome) = match attempt {
-            2 => ("51011", "dead_lettered"),
-            _ => ("50004", "delayed"),
-        };
-        let wanted = [
-            ("messaging.system", "rabbitmq"),
-            ("messaging.destination.name", &destination),
-            ("messaging.operation.name", "process"),
-            ("messaging.operation.type", "process"),
-            ("messaging.rabbitmq.destination.routing_key", key),
-            ("messaging.message.id", "request-1"),
-            ("messaging.message.conversation_id", "case-7"),
-            ("server.address", &host),
-            ("server.port", &port),
-            ("convgroup.attempt", &attempt.to_string()),
-            ("convgroup.outcome", outcome),
-            ("error.type", error),
-            (
-                "messaging.rabbitmq.message.delivery_tag",
-                &(attempt + 1).to_string(),
-            ),
-        ];
-        has(span, &wanted);
-        assert!(span.failed);
-    }
-    assert_eq!(deliveries.len(), 3);
-
-    let calls = of_kind(&spans, "client");
-    let base_url = world.sandbox.base_url();
-    let (host_of_api, port_of_api) = address(&base_url);
-    for (at, span) in calls.iter().enumerate() {
-        assert_eq!(
-            (span.name.as_str(), &span.parent),
-            ("POST", &deliveries[at].id)
-        );
-        let url = format!("{base_url}/v4/recentcontact/del_contact_group");
-        has(
-            span,
-            &[
-                ("http.request.method", "POST"),
-                ("server.address", &host_of_api),
-                ("server.port", &port_of_api),
-                ("url.full", &url),
-                ("http.response.status_code", "200"),
-                ("error.type", ["50004", "50004", "51011"][at]),
-            ],
-        );
-        assert!(span.failed);
-        assert!(span.start >= deliveries[at].start && span.end <= deliveries[at].end);
-    }
-    assert_eq!(calls.len(), 3);
-
-    let published = of_kind(&spans, "producer");
-    let outcomes = world.config.outcomes_exchange();
-    let to = [
-        (0, "", format!("{queue}.retry.100ms")),
-        (1, "", format!("{queue}.retry.100ms")),
-        (2, "", format!("{queue}.dead")),
-        (2, outcomes, "failed.billing".to_owned()),
-    ];
-    assert_eq!(published.len(), to.len());
-    for (span, (delivery, exchange, key)) in published.iter().zip(to) {
-        let destination = match exchange {
-            "" => key.clone(),
-            exchange => format!("{exchange}:{key}"),
-        };
-        assert_eq!(span.name, format!("publish {destination}"));
-        assert_eq!(span.parent, deliveries[delivery].id);
-        let id = span.get("messaging.message.id").to_owned();
-        assert_eq!(id == "request-1", exchange.is_empty(), "{id}");
-        has(
-            span,
-            &[
-                ("messaging.system", "rabbitmq"),
-                ("messaging.destination.name", &destination),
-                ("messaging.operation.name", "publish"),
-                ("messaging.operation.type", "send"),
-                ("messaging.rabbitmq.destination.routing_key", &key),
-                ("messaging.message.id", &id),
-                ("server.address", &host),
-                ("server.port", &port),
-            ],
-        );
-        assert!(!span.failed);
-    }
+    are_deliveries(&deliveries, &world, &node);
+    are_calls(&of_kind(&spans, "client"), &deliveries, &world);
+    are_published(&of_kind(&spans, "producer"), &deliveries, &world, &node);
 
     // What travels is the publisher's own context.
     let dead = world.dead(1).await;
@@ -396,6 +305,112 @@ async fn one_trace_leads_from_the_publisher_over_two_delays_to_the_dead_letter_a
     let log = daemon.output();
     for secret in ["Qu1ntess3nce", "Bearer"] {
         assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
+
+fn are_deliveries(deliveries: &[&Span], world: &World, node: &(String, String)) {
+    let (queue, exchange) = (world.config.queue(), world.config.exchange());
+    let (host, port) = node;
+    for (attempt, span) in deliveries.iter().enumerate() {
+        assert_eq!(span.name, format!("process {queue}"));
+        assert_eq!(span.parent, PARENT);
+        assert_eq!(span.links, [(TRACE.to_owned(), PARENT.to_owned())]);
+        let (destination, key) = match attempt {
+            0 => (format!("{exchange}:delete:{queue}"), "delete"),
+            _ => (queue.to_owned(), queue),
+        };
+        let (error, outcome) = match attempt {
+            2 => ("51011", "dead_lettered"),
+            _ => ("50004", "delayed"),
+        };
+        let wanted = [
+            ("messaging.system", "rabbitmq"),
+            ("messaging.destination.name", &destination),
+            ("messaging.operation.name", "process"),
+            ("messaging.operation.type", "process"),
+            ("messaging.rabbitmq.destination.routing_key", key),
+            ("messaging.message.id", "request-1"),
+            ("messaging.message.conversation_id", "case-7"),
+            ("server.address", host),
+            ("server.port", port),
+            ("convgroup.attempt", &attempt.to_string()),
+            ("convgroup.outcome", outcome),
+            ("error.type", error),
+            (
+                "messaging.rabbitmq.message.delivery_tag",
+                &(attempt + 1).to_string(),
+            ),
+        ];
+        has(span, &wanted);
+        assert!(span.failed);
+    }
+    assert_eq!(deliveries.len(), 3);
+}
+
+fn are_calls(calls: &[&Span], deliveries: &[&Span], world: &World) {
+    let base_url = world.sandbox.base_url();
+    let (host_of_api, port_of_api) = address(&base_url);
+    for (at, span) in calls.iter().enumerate() {
+        assert_eq!(
+            (span.name.as_str(), &span.parent),
+            ("POST", &deliveries[at].id)
+        );
+        let url = format!("{base_url}/v4/recentcontact/del_contact_group");
+        has(
+            span,
+            &[
+                ("http.request.method", "POST"),
+                ("server.address", &host_of_api),
+                ("server.port", &port_of_api),
+                ("url.full", &url),
+                ("http.response.status_code", "200"),
+                ("error.type", ["50004", "50004", "51011"][at]),
+            ],
+        );
+        assert!(span.failed);
+        assert!(span.start >= deliveries[at].start && span.end <= deliveries[at].end);
+    }
+    assert_eq!(calls.len(), 3);
+}
+
+fn are_published(
+    published: &[&Span],
+    deliveries: &[&Span],
+    world: &World,
+    node: &(String, String),
+) {
+    let (queue, (host, port)) = (world.config.queue(), node);
+    let outcomes = world.config.outcomes_exchange();
+    let to = [
+        (0, "", format!("{queue}.retry.100ms")),
+        (1, "", format!("{queue}.retry.100ms")),
+        (2, "", format!("{queue}.dead")),
+        (2, outcomes, "failed.billing".to_owned()),
+    ];
+    assert_eq!(published.len(), to.len());
+    for (span, (delivery, exchange, key)) in published.iter().zip(to) {
+        let destination = match exchange {
+            "" => key.clone(),
+            exchange => format!("{exchange}:{key}"),
+        };
+        assert_eq!(span.name, format!("publish {destination}"));
+        assert_eq!(span.parent, deliveries[delivery].id);
+        let id = span.get("messaging.message.id").to_owned();
+        assert_eq!(id == "request-1", exchange.is_empty(), "{id}");
+        has(
+            span,
+            &[
+                ("messaging.system", "rabbitmq"),
+                ("messaging.destination.name", &destination),
+                ("messaging.operation.name", "publish"),
+                ("messaging.operation.type", "send"),
+                ("messaging.rabbitmq.destination.routing_key", &key),
+                ("messaging.message.id", &id),
+                ("server.address", host),
+                ("server.port", port),
+            ],
+        );
+        assert!(!span.failed);
     }
 }
 
