@@ -1,7 +1,7 @@
 //! Guarantee 6: no request ends without an answer, and no answer tells what is not so.
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use im_sandbox::{CallKind, Fault, Latency, Rule};
+use im_sandbox::{CallKind, Fault, Rule};
 use lapin::BasicProperties;
 use lapin::options::{
     ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
@@ -13,7 +13,7 @@ use crate::world::{World, event, eventually_settled, seconds};
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::raw::{RawPublisher, decimal};
 use convgroup_testkit::{
-    Broker, Cluster, Message, Node, PATIENCE, Settle, eventually, shared_node, unique,
+    Broker, Cluster, Message, Node, PATIENCE, Proxy, Settle, eventually, shared_node, unique,
 };
 
 /// A request by its id.
@@ -379,23 +379,7 @@ async fn while_nobody_listens_one_answer_is_held_and_nothing_is_consumed() {
     let world = world.set("CONVGROUP_OUTCOMES__LEDGER", "");
     let ids = requests(&world, "request", 20).await;
     let mut daemon = world.config.spawn();
-    let told = daemon.eventually_status("/readyz", 503, PATIENCE).await;
-    let told = if told.contains("no queue is bound") {
-        told
-    } else {
-        eventually("it is told", PATIENCE, async || {
-            let (code, text) = daemon
-                .try_http("/readyz")
-                .await
-                .map_err(|err| err.to_string())?;
-            if code == 503 && text.contains("no queue is bound") {
-                Ok(text)
-            } else {
-                Err(text)
-            }
-        })
-        .await
-    };
+    let told = daemon.eventually_told("no queue is bound").await;
     assert!(told.starts_with("suspended: "), "{told}");
     assert_eq!(world.sandbox.counters().calls, 1, "the others were begun");
     let queue = listener(&world).await;
@@ -428,15 +412,7 @@ async fn a_full_queue_that_refuses_answers_is_told_and_nothing_is_consumed() {
     declared.await.expect("it can be declared");
     bind(&world, &full).await;
     let ids = requests(&world, "request", 10).await;
-    eventually("it is told", PATIENCE, async || {
-        let (code, text) = daemon
-            .try_http("/readyz")
-            .await
-            .map_err(|err| err.to_string())?;
-        let told = code == 503 && text.contains("x-overflow=reject-publish");
-        told.then_some(()).ok_or(text)
-    })
-    .await;
+    daemon.eventually_told("x-overflow=reject-publish").await;
     let more = requests(&world, "more", 5).await;
     let begun = world.sandbox.counters().calls;
     assert!(begun <= 10, "{begun} were begun");
@@ -457,15 +433,21 @@ async fn a_full_queue_that_refuses_answers_is_told_and_nothing_is_consumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_an_alarm_deletions_wait_for_their_answers() {
     let node = Node::start().await;
-    let world = World::at(&node.url()).await.answering();
+    let world = World::at(&node.url())
+        .await
+        .answering()
+        .set("CONVGROUP_IM__TIMEOUT", "60s");
+    // The API's replies wait behind a proxy until the alarm is on.
+    let api = Proxy::start(world.sandbox.addr()).await;
+    let world = world.set("CONVGROUP_IM__BASE_URL", api.http_url());
     let daemon = world.daemon().await;
     let ids = requests(&world, "before", 1).await;
     world.drained(&daemon, PATIENCE, || Ok(())).await;
-    // A publisher is not heard any more: these are in the queue before the alarm, and wait for the API.
-    world.sandbox.set_latency(Latency::new(1000, 1000).unwrap());
+    api.freeze_towards_client();
     let waiting = requests(&world, "waiting", 5).await;
-    node.memory_alarm(true).await;
     world.eventually_deleted(&waiting, PATIENCE).await;
+    node.memory_alarm(true).await;
+    api.restore();
     eventually("the alarm is told", PATIENCE, async || {
         let (code, text) = daemon
             .try_http("/readyz")
@@ -799,4 +781,24 @@ async fn ids_are_told_where_the_operator_asks_for_it() {
         };
         assert_eq!(groups, wanted);
     }
+}
+
+/// The age is an argument of the stream: another one is refused by the broker, and changed by a policy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_of_another_age_is_told_with_what_to_do() {
+    let world = impatient().await;
+    world.declare().await;
+    let world = world.set("CONVGROUP_OUTCOMES__LEDGER_MAX_AGE", "30d");
+    let daemon = world.config.spawn();
+    let told = daemon.eventually_told("other arguments").await;
+    for part in [
+        world.config.ledger(),
+        "x-max-age",
+        "outcomes.ledger_max_age",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let (code, output) = world.tool(&["topology", "verify"]).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("outcomes.ledger_max_age"), "{output}");
 }

@@ -7,7 +7,7 @@ use lapin::types::FieldTable;
 use crate::ledger::Books;
 use crate::world::{World, event, eventually_settled};
 use convgroup_testkit::broker::persistent;
-use convgroup_testkit::{Daemon, PATIENCE, Settle, eventually, shared_node, unique};
+use convgroup_testkit::{PATIENCE, Settle, eventually, shared_node, unique};
 
 /// A user with exactly the rights that `topology print` names for it, in the vhost of the world.
 async fn user_with(world: &World, printed: &str, who: &str) -> String {
@@ -56,22 +56,6 @@ pub(crate) async fn do_as_told(told: &str) {
     let line = line.lines().next().unwrap_or(line);
     let line = line.split(" (any other").next().unwrap_or(line);
     run_ctl(&words(&format!("rabbitmqctl {line}"))).await;
-}
-
-/// Waits until the daemon says on `/readyz` why it can't work.
-async fn eventually_told(daemon: &Daemon, words: &str) -> String {
-    eventually(&format!("`{words}` is told"), PATIENCE, async || {
-        let (status, reason) = daemon
-            .try_http("/readyz")
-            .await
-            .map_err(|err| err.to_string())?;
-        if status == 503 && reason.contains(words) {
-            Ok(reason)
-        } else {
-            Err(reason)
-        }
-    })
-    .await
 }
 
 /// A user with the rights to configure, write and read what these name.
@@ -136,7 +120,9 @@ async fn without_the_right_to_answer_nothing_is_consumed() {
         .set("CONVGROUP_AMQP__URL", &mute)
         .set("CONVGROUP_AMQP__DECLARE", false);
     let mut daemon = world.config.spawn();
-    let told = eventually_told(&daemon, world.config.outcomes_exchange()).await;
+    let told = daemon
+        .eventually_told(world.config.outcomes_exchange())
+        .await;
     let (code, output) = world.tool(&["check"]).await;
     assert_eq!(code, 1, "{output}");
     assert!(output.contains("FAIL  answers"), "{output}");
@@ -364,7 +350,7 @@ async fn without_the_right_to_read_the_queue_both_say_so_and_how_to_grant_it() {
         "{output}"
     );
     let mut daemon = world.config.spawn();
-    let told = eventually_told(&daemon, missing).await;
+    let told = daemon.eventually_told(missing).await;
     eventually("it is logged as well", PATIENCE, async || {
         let output = daemon.output();
         if output.contains(missing) {
@@ -429,7 +415,7 @@ async fn a_limit_of_connections_or_channels_fails_the_check_as_it_fails_the_daem
         let told = output.lines().find(|line| line.starts_with("FAIL  broker"));
         assert!(told.is_some_and(|line| line.contains(words)), "{output}");
         let mut daemon = world.config.spawn();
-        let told = eventually_told(&daemon, words).await;
+        let told = daemon.eventually_told(words).await;
         do_as_told(&told).await;
         daemon.ready(PATIENCE).await;
         drop(daemon);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::connect::{Role, connect_any};
 use super::dead_letter::{Fingerprint, fingerprint};
 use super::delivery::{Delivery, Message};
-use super::error::Busy;
+use super::error::{Busy, Object};
 use super::events::Observer;
 use super::fault::Fault;
 use super::life::Life;
@@ -128,7 +128,7 @@ impl DeadLetterQueue {
         loop {
             let seen = declare::inspect(&self.asking, &dead)
                 .await
-                .map_err(|err| declare::unseen(err, &dead))?;
+                .map_err(|err| declare::unseen(err, &Object::Queue(dead.clone())))?;
             if seen.consumers == 0 {
                 self.add_hand().await?;
                 // Two that began at the same moment see each other now, and both step back.
@@ -158,7 +158,7 @@ impl DeadLetterQueue {
         let consumer = channel.basic_consume(queue.into(), tag.as_str().into(), options, table);
         let consumer = bounded("starting to consume", consumer)
             .await
-            .map_err(|err| declare::unseen(err, queue))?;
+            .map_err(|err| declare::unseen(err, &Object::Queue(queue.to_owned())))?;
         self.arriving.push(consumer);
         self.hands.push(Hand { channel, tag });
         Ok(())

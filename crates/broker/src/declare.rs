@@ -68,7 +68,7 @@ impl TopologyConnection {
                     Comparison::Arguments => standing(declare_queue(&channel, queue).await)?,
                 },
                 Err(err) if err.meaning() == Some(Meaning::Missing) => Standing::Missing,
-                Err(err) => standing(Err(unseen(err, &queue.name)))?,
+                Err(err) => standing(Err(unseen(err, &object(queue))))?,
             };
             standings.push((queue.name.as_str(), standing));
             close(&channel).await;
@@ -148,7 +148,7 @@ pub(crate) async fn verify(
     for queue in topology.queues() {
         depth(&channel, &queue.name)
             .await
-            .map_err(|err| unseen(err, &queue.name))?;
+            .map_err(|err| unseen(err, &object(queue)))?;
     }
     answers_have_a_place(&channel, topology).await?;
     close(&channel).await;
@@ -173,7 +173,7 @@ pub(crate) async fn answers_have_a_place(
     if let Some(ledger) = &outcomes.ledger {
         depth(channel, &ledger.name)
             .await
-            .map_err(|err| unseen(err, &ledger.name))?;
+            .map_err(|err| unseen(err, &object(ledger)))?;
     }
     Ok(())
 }
@@ -310,7 +310,7 @@ async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), BrokerErr
     bounded("declaring a queue", declared)
         .await
         .map(drop)
-        .map_err(|err| explained(err, || Object::Queue(queue.name.clone())))
+        .map_err(|err| explained(err, || object(queue)))
 }
 
 /// A channel left open is closed with its connection: not being able to close it is no failure.
@@ -339,10 +339,23 @@ pub(crate) fn bound_object(binding: Binding<'_>) -> Object {
     }
 }
 
+/// A queue, as errors name it.
+pub(crate) fn object(queue: &Queue) -> Object {
+    let name = queue.name.clone();
+    if queue.is_stream() {
+        Object::Ledger(name)
+    } else {
+        Object::Queue(name)
+    }
+}
+
 /// What the refusal of a look at a queue means.
-pub(crate) fn unseen(err: BrokerError, queue: &str) -> BrokerError {
-    let err = err.or_denied(|| Right::LookAt(queue.to_owned()));
-    explained(err, || Object::Queue(queue.to_owned()))
+pub(crate) fn unseen(err: BrokerError, queue: &Object) -> BrokerError {
+    let err = match queue {
+        Object::Queue(name) | Object::Ledger(name) => err.or_denied(|| Right::LookAt(name.clone())),
+        Object::Exchange(_) | Object::Binding { .. } => err,
+    };
+    explained(err, || queue.clone())
 }
 
 /// What it means that the exchange can't be looked at. RabbitMQ since 4.2.6 wants a right on it, any. One who declares needs that

@@ -108,7 +108,7 @@ impl Message {
                 .map(ShortString::as_str),
             kind: properties.kind().as_ref().map(ShortString::as_str),
             binary: Binary::of(&self.headers().map(|(name, value)| {
-                let value = text_or_bytes(value).unwrap_or_default();
+                let value = id(value).unwrap_or_default();
                 (name.as_str(), value)
             })),
         }
@@ -117,13 +117,9 @@ impl Message {
     /// What it says of its request. `cloudevents_id` is what its envelope says.
     #[must_use]
     pub fn request(&self, cloudevents_id: Option<&str>, event: Option<&DeleteGroups>) -> Request {
-        let kept = [
-            request::REQUEST_ID,
-            request::REQUEST_ID_FROM,
-            request::INDEX,
-        ]
-        .map(|name| self.text(name));
-        let [request_id, request_id_from, index] = kept.each_ref().map(Option::as_deref);
+        let request_id = self.header(request::REQUEST_ID).and_then(id);
+        let kept = [request::REQUEST_ID_FROM, request::INDEX].map(|name| self.text(name));
+        let [request_id_from, index] = kept.each_ref().map(Option::as_deref);
         let properties = &self.properties;
         let short = |text: &'_ Option<ShortString>| text.as_ref().map(ToString::to_string);
         let (message_id, correlation_id) = (
@@ -131,7 +127,7 @@ impl Message {
             short(properties.correlation_id()),
         );
         let clues = Clues {
-            request_id,
+            request_id: request_id.as_deref(),
             request_id_from,
             index,
             groups: self.number(request::GROUPS),
@@ -186,12 +182,16 @@ impl Message {
 
     /// A text in a header; anything else counts as absent.
     pub(super) fn text(&self, name: &str) -> Option<String> {
-        text(self.properties.headers().as_ref()?.inner().get(name)?)
+        text(self.header(name)?)
+    }
+
+    fn header(&self, name: &str) -> Option<&AMQPValue> {
+        self.properties.headers().as_ref()?.inner().get(name)
     }
 
     /// A whole number in a header, of whatever width; anything else counts as absent.
     pub(super) fn number(&self, name: &str) -> Option<i64> {
-        match self.properties.headers().as_ref()?.inner().get(name)? {
+        match self.header(name)? {
             AMQPValue::ShortShortInt(number) => Some(i64::from(*number)),
             AMQPValue::ShortShortUInt(number) => Some(i64::from(*number)),
             AMQPValue::ShortInt(number) => Some(i64::from(*number)),
@@ -218,10 +218,16 @@ pub(super) fn text(value: &AMQPValue) -> Option<String> {
     }
 }
 
-/// A text among header values that may also be written as bytes, if these are UTF-8.
-fn text_or_bytes(value: &AMQPValue) -> Option<String> {
+/// An id, or another attribute of an envelope, among header values: text, or bytes that are text. Of a text that is no UTF-8 its hash
+/// takes the place, because two of them may differ in nothing else.
+fn id(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::ByteArray(bytes) => String::from_utf8(bytes.as_slice().to_vec()).ok(),
+        AMQPValue::LongString(text) => {
+            let bytes = text.as_bytes();
+            let text = std::str::from_utf8(bytes).map(str::to_owned);
+            Some(text.unwrap_or_else(|_| request::hash(bytes)))
+        }
         value => text(value),
     }
 }
@@ -264,5 +270,57 @@ impl Receipt {
             Err(err) => Err(err),
         };
         result.inspect_err(|err| self.life.end(err.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use convgroup_domain::request::IdFrom;
+
+    fn message(headers: &[(&str, AMQPValue)]) -> Message {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), value.clone());
+        }
+        Message {
+            body: b"{}".to_vec(),
+            properties: BasicProperties::default().with_headers(table),
+            redelivered: false,
+            unreadable: None,
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_no_text_is_told_by_its_hash() {
+        let long = |bytes: &[u8]| AMQPValue::LongString(bytes.to_vec().into());
+        let hashed = request::hash(b"\xff");
+        for (value, id) in [
+            (long(b"e-1"), Some("e-1")),
+            (AMQPValue::ByteArray(b"e-1".to_vec().into()), Some("e-1")),
+            (long(b"\xff"), Some(hashed.as_str())),
+            (AMQPValue::ByteArray(b"\xff".to_vec().into()), None),
+            (AMQPValue::LongInt(1), None),
+        ] {
+            let message = message(&[("ce-specversion", long(b"1.0")), ("CE-id", value.clone())]);
+            let decoded = convgroup_domain::message::decode_message(
+                &message.body,
+                &message.declared(),
+                convgroup_domain::message::AllGroups::Accepted,
+            );
+            assert_eq!(decoded.cloudevents_id.as_deref(), id, "{value:?}");
+            let from = [
+                (request::REQUEST_ID, value.clone()),
+                (request::REQUEST_ID_FROM, long(b"message_id")),
+            ];
+            let request = self::message(&from).request(None, None);
+            match id {
+                Some(id) => assert_eq!(
+                    (request.id.as_str(), request.id_from),
+                    (id, IdFrom::MessageId)
+                ),
+                None => assert_eq!(request.id_from, IdFrom::Body),
+            }
+        }
     }
 }

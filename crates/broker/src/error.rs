@@ -81,6 +81,8 @@ pub enum Object {
     Exchange(String),
     /// A queue, by its name.
     Queue(String),
+    /// The stream that keeps the answers, by its name.
+    Ledger(String),
     /// The binding of a queue to an exchange.
     Binding {
         /// The queue's name.
@@ -95,6 +97,7 @@ impl fmt::Display for Object {
         match self {
             Self::Exchange(name) => write!(f, "exchange {name}"),
             Self::Queue(name) => write!(f, "queue {name}"),
+            Self::Ledger(name) => write!(f, "ledger {name}"),
             Self::Binding { queue, exchange } => write!(f, "binding of {queue} to {exchange}"),
         }
     }
@@ -155,9 +158,13 @@ pub enum TopologyError {
 /// What to do about arguments that differ.
 fn remedy(object: &Object) -> &'static str {
     match object {
-        Object::Exchange(_) => "use another amqp.exchange, or delete it",
+        Object::Exchange(_) => "use another amqp.exchange or outcomes.exchange, or delete it",
         Object::Queue(_) | Object::Binding { .. } => {
             "configure what is there (for the delay queues: retry.tiers), use another amqp.queue, or empty and delete it"
+        }
+        Object::Ledger(_) => {
+            "set outcomes.ledger_max_age to the age that is there (a policy with `max-age` changes it from then on), use another \
+             outcomes.ledger, or delete it, and with it all answers,"
         }
     }
 }

@@ -116,7 +116,7 @@ impl<'a> Rehearsal<'a> {
         let wrong = with(declare::arguments(queue), "x-expires", text("never"));
         let declared = channel.queue_declare(queue.name.as_str().into(), options, wrong);
         let asked = bounded("asking whether a queue may be declared", declared).await;
-        let object = || Object::Queue(queue.name.clone());
+        let object = || declare::object(queue);
         granted(asked.map(drop)).map_err(|err| self.remedied(declare::explained(err, object)))
     }
 

@@ -176,7 +176,9 @@ pub fn bounded(id: &str) -> String {
     id.to_owned()
 }
 
-fn hash(bytes: &[u8]) -> String {
+/// What takes the place of an id that can't be told: its SHA-256.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 

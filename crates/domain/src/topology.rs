@@ -21,6 +21,9 @@ const LEDGER_KEY: &str = "#";
 /// foreseeable time.
 const LEDGER_SEGMENT_BYTES: i64 = 20_000_000;
 
+const QUEUE_TYPE: &str = "x-queue-type";
+const STREAM: &str = "stream";
+
 /// An argument of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
@@ -50,6 +53,15 @@ pub struct Queue {
     pub name: String,
     /// Its arguments, `x-queue-type` included.
     pub arguments: Vec<(&'static str, Argument)>,
+}
+
+impl Queue {
+    /// Whether it is a stream: the ledger.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        let stream = Argument::Text(STREAM.to_owned());
+        self.arguments.contains(&(QUEUE_TYPE, stream))
+    }
 }
 
 /// How an exchange routes.
@@ -108,7 +120,7 @@ impl Outcomes {
         let ledger = (!ledger.is_empty()).then(|| Queue {
             name: ledger.to_owned(),
             arguments: vec![
-                ("x-queue-type", Argument::Text("stream".to_owned())),
+                (QUEUE_TYPE, Argument::Text(STREAM.to_owned())),
                 ("x-max-age", Argument::Text(stream_age(max_age))),
                 (
                     "x-stream-max-segment-size-bytes",
@@ -258,7 +270,7 @@ fn quorum(name: &str) -> Queue {
     let kind = Argument::Text("quorum".to_owned());
     Queue {
         name: name.to_owned(),
-        arguments: vec![("x-queue-type", kind)],
+        arguments: vec![(QUEUE_TYPE, kind)],
     }
 }
 

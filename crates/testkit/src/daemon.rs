@@ -370,6 +370,22 @@ impl Daemon {
         self.eventually_status("/readyz", 200, patience).await;
     }
 
+    /// Waits until `/readyz` is 503 for a reason with these words in it; the reason.
+    pub async fn eventually_told(&self, words: &str) -> String {
+        eventually(&format!("`{words}` is told"), super::PATIENCE, async || {
+            let (status, reason) = self
+                .try_http("/readyz")
+                .await
+                .map_err(|err| err.to_string())?;
+            if status == 503 && reason.contains(words) {
+                Ok(reason)
+            } else {
+                Err(reason)
+            }
+        })
+        .await
+    }
+
     /// Waits until a GET of `path` says `status`, and returns the body.
     pub async fn eventually_status(
         &mut self,
