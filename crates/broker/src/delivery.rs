@@ -176,8 +176,7 @@ impl Message {
     /// that are one.
     #[must_use]
     pub fn trace(&self) -> [Option<String>; 2] {
-        let headers = self.properties.headers().as_ref();
-        successor::TRACE.map(|name| text_or_bytes(headers?.inner().get(name)?))
+        successor::TRACE.map(|name| id(self.header(name)?))
     }
 
     /// A text in a header; anything else counts as absent.
@@ -286,6 +285,9 @@ mod tests {
         Message {
             body: b"{}".to_vec(),
             properties: BasicProperties::default().with_headers(table),
+            exchange: "".into(),
+            routing_key: "".into(),
+            delivery_tag: 0,
             redelivered: false,
             unreadable: None,
         }
