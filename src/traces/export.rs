@@ -272,3 +272,44 @@ impl<E: SpanExporter> SpanExporter for Counting<E> {
         self.inner.set_resource(resource);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Opts;
+
+    use super::*;
+
+    fn tally(queued_max: usize) -> Tally {
+        let spans = IntCounterVec::new(Opts::new("spans", "spans"), &["result"]);
+        Tally::new(&spans.unwrap(), queued_max)
+    }
+
+    fn counts(tally: &Tally) -> [u64; 3] {
+        [&tally.exported, &tally.failed, &tally.dropped].map(IntCounter::get)
+    }
+
+    #[test]
+    fn what_has_no_place_is_dropped_and_an_export_makes_room() {
+        let tally = tally(2);
+        assert_eq!([(); 3].map(|()| tally.queue()), [true, true, false]);
+        tally.exporting(2);
+        tally.exported(2, &Ok(()));
+        assert!(tally.queue());
+        assert_eq!(counts(&tally), [2, 0, 1]);
+    }
+
+    #[test]
+    fn a_collector_that_took_nothing_gets_less_of_the_end() {
+        let tally = tally(2);
+        assert_eq!(tally.patience(), LAST_SPANS_PATIENCE);
+        tally.exporting(0);
+        *tally.exporting_since() = Instant::now().checked_sub(Duration::from_secs(9));
+        assert_eq!(tally.patience(), LAST_TRY_PATIENCE);
+        tally.exported(1, &Err(OTelSdkError::AlreadyShutdown));
+        assert_eq!(tally.patience(), LAST_TRY_PATIENCE);
+        tally.exporting(0);
+        tally.exported(1, &Ok(()));
+        assert_eq!(tally.patience(), LAST_SPANS_PATIENCE);
+        assert_eq!(counts(&tally), [1, 1, 0]);
+    }
+}

@@ -8,7 +8,7 @@
 //! message is a span below the same parent.
 mod attributes;
 mod export;
-mod parent;
+pub(crate) mod parent;
 mod variables;
 
 use std::borrow::Cow;

@@ -9,7 +9,7 @@ const STATE_BYTES_MAX: usize = 512;
 const PARENT_BYTES: usize = 55;
 
 /// The context that these headers name; nothing where `traceparent` is none. A `tracestate` that can't be read counts as absent.
-pub(super) fn read(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
+pub(crate) fn read(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
     let (known, more) = traceparent.split_at_checked(PARENT_BYTES)?;
     let parts: Vec<&str> = known.split('-').collect();
     let &[version, trace, span, flags] = &parts[..] else {

@@ -483,6 +483,33 @@ async fn a_group_that_is_gone_is_no_error_and_a_repeat_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lists_have_an_address_of_their_own_and_what_makes_no_call_has_a_span_all_the_same() {
+    let collector = Collector::start(Mood::Takes).await;
+    let world = traced(&collector).await.answering();
+    let daemon = world.daemon().await;
+    world.user("user15", &["a"]);
+    world.publish_raw(b"no event", persistent()).await;
+    eventually_settled(&daemon, "dead_lettered", 1).await;
+    // The delivery, its dead letter, its answer.
+    let spans = collector.eventually(3).await;
+    assert_eq!(spans.len(), 3, "{spans:#?}");
+    let delivery = of_kind(&spans, "consumer")[0];
+    assert_eq!(delivery.get("error.type"), "malformed");
+    assert!(delivery.parent.is_empty() && delivery.failed);
+    assert!(spans.iter().all(|span| span.trace == delivery.trace));
+    let all = br#"{"From_Account":"user15","AllGroups":true}"#;
+    world.publish_raw(all, persistent()).await;
+    eventually_settled(&daemon, "deleted", 1).await;
+    // The delivery, a list, a deletion, the last list, the answer.
+    let spans = collector.eventually(3 + 5).await;
+    let calls = of_kind(&spans, "client");
+    let path = |span: &&Span| span.get("url.full").rsplit('/').next().unwrap().to_owned();
+    let paths: Vec<String> = calls.iter().map(path).collect();
+    let (list, delete) = ("get_contact_group", "del_contact_group");
+    assert_eq!(paths, [list, delete, list]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_cant_be_read_begins_a_new_trace_and_a_probe_is_a_trace_of_its_own() {
     let collector = Collector::start(Mood::Takes).await;
     let world = traced(&collector).await;
