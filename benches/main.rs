@@ -10,6 +10,7 @@
 )]
 
 mod bare;
+mod collector;
 mod process;
 mod scenarios;
 
@@ -43,6 +44,7 @@ async fn main() -> anyhow::Result<()> {
     section!(latency);
     section!(pace);
     section!(answers);
+    section!(traces);
     section!(memory);
     section!(start);
     section!(growth);

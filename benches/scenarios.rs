@@ -7,7 +7,7 @@ use convgroup_chat::usersig;
 use im_sandbox::{Latency, Sandbox};
 use secrecy::SecretString;
 
-use crate::process;
+use crate::{collector, process};
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::daemon::{IDENTIFIER, SDK_APP_ID, SECRET_KEY};
 use convgroup_testkit::{Broker, Daemon, DaemonConfig, Node, Proxy, eventually, free_port};
@@ -462,6 +462,68 @@ async fn paced_with_answers(stage: &Stage) -> anyhow::Result<(usize, f64)> {
         worst_second(&moments),
         moments.len() as f64 / took.as_secs_f64(),
     ))
+}
+
+/// What traces cost at the limit of 200 calls a second, with a collector that takes them.
+pub(crate) async fn traces(stage: &Stage) -> anyhow::Result<String> {
+    const CALLS: u64 = 3000;
+    const ROUNDS: usize = 5;
+    let collector = collector::start().await?;
+    let mut rounds: [Vec<[f64; 2]>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (endpoint, rounds) in [None, Some(&*collector)].into_iter().zip(&mut rounds) {
+            rounds.push(cost_at_the_limit(stage, endpoint, CALLS).await?);
+        }
+    }
+    let [off, on] = rounds.map(|rounds| {
+        [0, 1].map(|column| median(&rounds.iter().map(|it| it[column]).collect::<Vec<f64>>()))
+    });
+    Ok(format!(
+        "## Traces\n\n{CALLS} calls at 200/s, API latency 5 to 25 ms, two spans for each message; median of {ROUNDS} runs in turn.\n\n\
+         | | CPU per message | peak memory |\n|---|---|---|\n\
+         | without traces | {:.0} µs | {:.1} MiB |\n| with traces | {:.0} µs | {:.1} MiB |\n| **ratio** | **{:.2}** | **{:.2}** |\n",
+        off[0],
+        off[1],
+        on[0],
+        on[1],
+        on[0] / off[0],
+        on[1] / off[1],
+    ))
+}
+
+/// CPU in µs per message at the limit, and the peak of memory in MiB.
+async fn cost_at_the_limit(
+    stage: &Stage,
+    endpoint: Option<&str>,
+    count: u64,
+) -> anyhow::Result<[f64; 2]> {
+    const WARM: u64 = 200;
+    let sandbox = sandbox(Latency::new(5, 25)?).await?;
+    let mut config = stage.config(&sandbox.base_url());
+    if let Some(endpoint) = endpoint {
+        config = config.set("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+    }
+    stage
+        .queue_events(&config, (WARM + count) as usize + 1000)
+        .await?;
+    let daemon = config.spawn();
+    let calls = |calls| sandbox.wait_until(move |counters| counters.calls >= calls);
+    calls(WARM).await;
+    let began = process::cpu(daemon.pid());
+    calls(WARM + count).await;
+    let took = process::cpu(daemon.pid()).saturating_sub(began);
+    if endpoint.is_some() {
+        let exported = [("result", "exported")];
+        let exported = daemon
+            .metrics()
+            .await
+            .value("convgroup_spans_total", &exported);
+        anyhow::ensure!(exported > count as f64, "only {exported} spans were sent");
+    }
+    let peak = process::memory_mib(daemon.pid(), "VmHWM");
+    drop(daemon);
+    stage.drop_queues(&config).await;
+    Ok([took.as_secs_f64() * 1e6 / count as f64, peak])
 }
 
 /// Memory with a long queue and everything in flight, after so many events that every buffer was used from end to end.

@@ -13,6 +13,7 @@ use crate::pace::suspension::Suspension;
 use crate::state::State;
 use crate::status::Status;
 use crate::telemetry::Ids;
+use crate::traces::Traces;
 use crate::worker::Worker;
 use convgroup_broker::events::Observer;
 use convgroup_broker::session::{Deliveries, Session};
@@ -86,6 +87,7 @@ impl Daemon {
         config: Config,
         metrics: Arc<Metrics>,
         status: Arc<Status>,
+        traces: Option<Arc<Traces>>,
     ) -> Result<Self, SetupError> {
         let signer = {
             let status = Arc::clone(&status);
@@ -105,6 +107,7 @@ impl Daemon {
             Arc::clone(&client),
             Arc::clone(&codes),
             Arc::clone(&metrics),
+            traces.clone(),
         ));
         let worker = Arc::new(Worker {
             client,
@@ -118,6 +121,7 @@ impl Daemon {
             ids: Ids::new(config.log.reveal_ids, config.im.sdk_app_id),
             metrics,
             status: Arc::clone(&status),
+            traces,
         });
         let observer = {
             let status = Arc::clone(&status);

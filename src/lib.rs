@@ -29,4 +29,5 @@ pub mod state;
 pub mod status;
 pub mod telemetry;
 pub mod tool;
+pub mod traces;
 pub mod worker;

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use crate::state::{Broker, Queue, State};
+use crate::traces::Fate;
 use convgroup_broker::connect::Role;
 use convgroup_broker::events::BrokerEvent;
 use convgroup_broker::settle::Op;
@@ -122,6 +123,8 @@ metrics! {
     panics_total: IntCounter = counter();
     /// Log lines that were dropped because stderr did not take them; the work went on.
     log_lines_dropped_total: IntCounter = counter();
+    /// Spans, by what became of them: sent to the collector of traces, not taken by it, or dropped because too many waited.
+    spans_total: IntCounterVec = counters(&["result"]);
     /// When the UserSig in use expires, unix seconds; 0 before the first one is signed.
     usersig_expiry_timestamp_seconds: Gauge = gauge();
     /// When a message was last delivered, unix seconds; 0 before the first one.
@@ -212,6 +215,7 @@ impl Metrics {
             (&metrics.suspensions_total, &Reason::LABELS[..]),
             (&metrics.settle_failures_total, &Op::ALL.map(Op::label)[..]),
             (&metrics.outcomes_total, &Status::ALL.map(Status::label)[..]),
+            (&metrics.spans_total, &Fate::ALL.map(Fate::label)[..]),
         ];
         for (counter, labels) in counters {
             for label in labels {

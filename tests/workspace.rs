@@ -42,12 +42,32 @@ fn the_client_libraries_have_one_user_each() {
         ("reqwest", "crates/chat"),
         ("backoff", "crates/host"),
         ("prometheus", ""),
+        ("opentelemetry", ""),
+        ("opentelemetry-otlp", ""),
+        ("opentelemetry_sdk", ""),
     ] {
         let users: Vec<String> = packages()
             .into_iter()
             .filter(|folder| folder != "crates/testkit" && dependencies(folder).contains(library))
             .collect();
         assert_eq!(users, [user], "{library}");
+    }
+}
+
+#[test]
+fn traces_are_made_in_one_room() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.starts_with(src.join("traces")) {
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(!text.contains("opentelemetry"), "{}", path.display());
+            }
+        }
     }
 }
 

@@ -230,7 +230,7 @@ async fn api(config: &Config) -> Finding {
         .map_err(|error| (Exit::Other, error.to_string()))?;
     let client = ChatClient::new(&config.im, signer, 1, &(Arc::new(|_| {}) as OnConnect))
         .map_err(|error| (Exit::Config, error.to_string()))?;
-    let health = probe(&client, &config.codes, || async { true }).await;
+    let health = probe(&client, &config.codes, || async { true }, |_, _| ()).await;
     let endpoint = client.route();
     match health.expect("nothing keeps it from leaving") {
         Health::Healthy => Ok(format!("{endpoint}: calls work (probe is healthy)")),

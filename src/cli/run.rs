@@ -11,6 +11,7 @@ use crate::daemon::{Daemon, Ended};
 use crate::metrics::Metrics;
 use crate::status::Status;
 use crate::tool::{Exit, Failure};
+use crate::traces::Traces;
 use crate::{shutdown, telemetry};
 use convgroup_host::limits::Limit;
 
@@ -48,6 +49,10 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         rate_limit.calls_per_second = config.calls_per_second,
         "starting"
     );
+    let queue = &config.amqp.topology.main.name;
+    let traces = Traces::from_env(queue, &config.im.endpoint, &metrics.spans_total);
+    let traces = traces.map_err(|error| Failure::new(Exit::Config, error))?;
+    let traces = traces.map(Arc::new);
     let answers = config.amqp.topology.outcomes.as_ref();
     let status = Arc::new(Status::new(Arc::clone(&metrics), answers.is_some()));
     let bounds = Bounds {
@@ -69,10 +74,13 @@ pub(super) async fn run(settings: &Settings) -> Result<Exit, Failure> {
         bounds,
         identity,
     );
-    let daemon =
-        Daemon::new(config, metrics, status).map_err(|error| Failure::new(Exit::Config, error))?;
+    let daemon = Daemon::new(config, metrics, status, traces.clone())
+        .map_err(|error| Failure::new(Exit::Config, error))?;
     let admin = tokio::spawn(admin.serve(listener));
     let ended = Box::pin(daemon.run(stop)).await;
+    if let Some(traces) = traces {
+        traces.stop();
+    }
     admin.abort();
     match ended {
         Ended::Clean => {

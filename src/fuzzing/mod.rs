@@ -1,8 +1,10 @@
-//! What has to hold of configurations and dead letters, whoever wrote them: see [`convgroup_domain::fuzzing`].
+//! What has to hold of configurations, dead letters and contexts of traces, whoever wrote them: see [`convgroup_domain::fuzzing`].
 mod config;
+mod context;
 mod letter;
 
 pub use config::config;
+pub use context::context;
 pub use letter::letter;
 
 #[cfg(test)]
@@ -12,6 +14,11 @@ mod tests {
     #[test]
     fn config() {
         check("config", super::config);
+    }
+
+    #[test]
+    fn context() {
+        check("context", super::context);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::limiter::{Limiter, Place};
 use crate::config;
 use crate::metrics::Metrics;
+use crate::traces::Traces;
 use convgroup_broker::life::Life;
 use convgroup_chat::client::ChatClient;
 use convgroup_chat::probe::probe;
@@ -48,6 +49,7 @@ pub struct Suspension {
     codes: Arc<CodeTable>,
     settings: config::Suspend,
     metrics: Arc<Metrics>,
+    traces: Option<Arc<Traces>>,
 }
 
 impl Suspension {
@@ -59,6 +61,7 @@ impl Suspension {
         client: Arc<ChatClient>,
         codes: Arc<CodeTable>,
         metrics: Arc<Metrics>,
+        traces: Option<Arc<Traces>>,
     ) -> Self {
         let gate = Gate::new(Settings {
             window: settings.window,
@@ -77,6 +80,7 @@ impl Suspension {
             codes,
             settings,
             metrics,
+            traces,
         }
     }
 
@@ -248,7 +252,12 @@ impl Suspension {
         }
         let may_go = || life.is_on() && *self.state.borrow() != GateState::Draining;
         let admitted = || self.limiter.wait_at_head(may_go);
-        match probe(&self.client, &self.codes, admitted).await {
+        let on_call = |made, verdict: &Verdict| {
+            if let Some(traces) = &self.traces {
+                traces.probed(made, verdict);
+            }
+        };
+        match probe(&self.client, &self.codes, admitted, on_call).await {
             None => Event::ProbeLost,
             Some(health) => {
                 self.metrics

@@ -1,7 +1,7 @@
 //! Calls for one name, or for one page of a list, until there is an end.
 use std::time::Duration;
 
-use super::Worker;
+use super::{Work, Worker};
 use crate::pace::limiter::Place;
 use convgroup_broker::life::Life;
 use convgroup_chat::client::{Call, Listed, Via};
@@ -37,9 +37,9 @@ impl Worker {
         &self,
         event: &DeleteGroups,
         name: &str,
-        life: &Life,
+        work: Work<'_>,
     ) -> NameEnd {
-        self.called(event, Ask::Delete(name), life).await.0
+        self.called(event, Ask::Delete(name), work).await.0
     }
 
     /// Calls until a page of the list of the user's groups is there, or the list has another end.
@@ -47,9 +47,9 @@ impl Worker {
         &self,
         event: &DeleteGroups,
         asked: PageAsked,
-        life: &Life,
+        work: Work<'_>,
     ) -> Result<Page, NameEnd> {
-        let (end, page) = self.called(event, Ask::List(asked), life).await;
+        let (end, page) = self.called(event, Ask::List(asked), work).await;
         page.ok_or(end)
     }
 
@@ -59,9 +59,11 @@ impl Worker {
         &self,
         event: &DeleteGroups,
         ask: Ask<'_>,
-        life: &Life,
+        work: Work<'_>,
     ) -> (NameEnd, Option<Page>) {
+        let life = work.life;
         let mut tries = Tries::default();
+        let mut resends = 0;
         let mut pauses = Intervals::quick_retry();
         let mut via = Via::Pooled;
         let is_expired = || event.not_after_ms().is_some() && event.is_expired(unix_ms());
@@ -81,12 +83,20 @@ impl Worker {
             if is_expired() {
                 return ended(NameEnd::Expired);
             }
+            if let Some(span) = work.span {
+                span.begin();
+            }
             failpoint::reach(Point::BeforeCall);
             let Listed { call, page } = self.call(event.user(), ask, via).await;
             failpoint::reach(Point::AfterCall);
             let reset = call.reply == Reply::Reset;
             let (usersig, called) = (call.usersig.clone(), call.started);
+            let made = call.made();
             let verdict = self.verdict_of(call, ask.kind(), life).await;
+            if let Some(span) = work.span {
+                span.called(made, &verdict, ask.kind(), resends);
+            }
+            resends += 1;
             let step = next_step(verdict.class(), reset, tries, self.retry.quick_attempts);
             tries = tries.after(step);
             via = Via::Pooled;

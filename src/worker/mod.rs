@@ -16,16 +16,17 @@ use crate::metrics::{Metrics, Redelivered};
 use crate::pace::suspension::Suspension;
 use crate::status::{InHand, Status};
 use crate::telemetry::Ids;
+use crate::traces::{self, Traces};
 use convgroup_broker::delivery::{Delivery, Message, Receipt};
 use convgroup_broker::life::Life;
 use convgroup_broker::refusal::Refusal;
 use convgroup_broker::session::Session;
-use convgroup_broker::settle::{Held, Op, SettleError, Settlement, settle};
+use convgroup_broker::settle::{Held, Listener, Op, Published, SettleError, Settlement, settle};
 use convgroup_chat::client::ChatClient;
 use convgroup_domain::all_groups::{Swept, decide_all};
 use convgroup_domain::attempt::Attempt;
 use convgroup_domain::code::{CodeTable, Verdict};
-use convgroup_domain::decide::{Decided, NameEnd, RetryLimits, decide, decide_malformed};
+use convgroup_domain::decide::{Decided, Decision, NameEnd, RetryLimits, decide, decide_malformed};
 use convgroup_domain::message::{
     AllGroups, Decoded, DeleteGroups, Malformed, Target, decode_message,
 };
@@ -70,6 +71,30 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// Is told what is in hand and what succeeded.
     pub status: Arc<Status>,
+    /// Makes spans, where somebody collects them.
+    pub traces: Option<Arc<Traces>>,
+}
+
+/// What goes with the work on one delivery.
+#[derive(Clone, Copy, Debug)]
+struct Work<'w> {
+    clock: &'w Clock,
+    life: &'w Life,
+    /// Its span, where traces are made.
+    span: Option<&'w traces::Delivery<'w>>,
+}
+
+impl<'w> Work<'w> {
+    /// What log lines name its trace by, while a span is recorded.
+    fn trace_id(self) -> Option<&'w str> {
+        self.span?.trace_id()
+    }
+
+    fn ended(self, end: traces::End<'_>) {
+        if let Some(span) = self.span {
+            span.end(end);
+        }
+    }
 }
 
 /// A message that was worked on: its command as far as it could be read, the request that it belongs to, the history it came with, and
@@ -91,12 +116,19 @@ impl Worker {
     /// back by itself.
     pub async fn work_on(self: Arc<Self>, delivery: Delivery, session: Arc<Session>) {
         let clock = Clock::start();
-        let _in_hand = self.received(&delivery.message, &clock);
+        let Delivery { message, receipt } = delivery;
+        let _in_hand = self.received(&message, &clock);
         let _first = self.turn(&session).await;
-        let processed = self
-            .process(&delivery.message, &clock, session.life())
+        let traces = self.traces.as_ref();
+        let span = traces.map(|traces| traces.delivery(&message, session.node()));
+        let work = Work {
+            clock: &clock,
+            life: session.life(),
+            span: span.as_ref(),
+        };
+        let processed = self.process(&message, work).await;
+        self.finish(&message, receipt, processed, work, &session)
             .await;
-        self.finish(delivery, processed, &clock, &session).await;
     }
 
     /// Waits until it makes sense to work on a message: see [`Answers::turn`](convgroup_broker::answers::Answers::turn). A stop, or the
@@ -113,10 +145,17 @@ impl Worker {
     /// Hands back a delivery on which no work was begun.
     pub async fn hand_back(&self, delivery: Delivery, session: &Session) {
         let clock = Clock::start();
-        let _in_hand = self.received(&delivery.message, &clock);
-        let mut processed = self.read(&delivery.message, &clock);
+        let Delivery { message, receipt } = delivery;
+        let _in_hand = self.received(&message, &clock);
+        let mut processed = self.read(&message, &clock);
         processed.decided = Decided::hand_back(processed.attempt);
-        self.finish(delivery, processed, &clock, session).await;
+        let work = Work {
+            clock: &clock,
+            life: session.life(),
+            span: None,
+        };
+        self.finish(&message, receipt, processed, work, session)
+            .await;
     }
 
     /// Takes note of how a task of [`Self::work_on`] ended. One that panicked outside the calls left its message unsettled:
@@ -164,8 +203,8 @@ impl Worker {
         }
     }
 
-    async fn process(&self, message: &Message, clock: &Clock, life: &Life) -> Processed {
-        let mut processed = self.read(message, clock);
+    async fn process(&self, message: &Message, work: Work<'_>) -> Processed {
+        let mut processed = self.read(message, work.clock);
         let limits = RetryLimits {
             attempts_max: self.retry.max_attempts,
             tiers: self.topology.tiers.len(),
@@ -175,14 +214,14 @@ impl Worker {
             Err(_) => Some(Answer::malformed()),
             Ok(event) => match event.target() {
                 Target::Named(names) => {
-                    let ends = self.delete_names(event, names, clock, life).await;
-                    let ends = self.excused(ends, attempt, limits, life).await;
+                    let ends = self.delete_names(event, names, work).await;
+                    let ends = self.excused(ends, attempt, limits, work.life).await;
                     processed.decided = decide(event, &ends, attempt, limits);
                     Answer::of(&ends, &processed.decided)
                 }
                 Target::All => {
-                    let (found, swept) = self.delete_all_groups(event, clock, life).await;
-                    let swept = self.excused(swept, attempt, limits, life).await;
+                    let (found, swept) = self.delete_all_groups(event, work).await;
+                    let swept = self.excused(swept, attempt, limits, work.life).await;
                     processed.decided = decide_all(event, &swept, attempt, limits);
                     processed.found = found;
                     Answer::of_all(&swept, &processed.decided)
@@ -191,7 +230,7 @@ impl Worker {
         };
         if self.topology.outcomes.is_some() {
             processed.outcome =
-                answer.map(|answer| self.outcome(&answer, message, &processed, clock));
+                answer.map(|answer| self.outcome(&answer, message, &processed, work.clock));
         }
         processed
     }
@@ -227,10 +266,9 @@ impl Worker {
         &self,
         event: &DeleteGroups,
         names: &[String],
-        clock: &Clock,
-        life: &Life,
+        work: Work<'_>,
     ) -> Vec<NameEnd> {
-        let ends = AssertUnwindSafe(self.delete_each(event, names, clock, life));
+        let ends = AssertUnwindSafe(self.delete_each(event, names, work));
         ends.catch_unwind()
             .await
             .unwrap_or_else(|_| vec![self.panicked(); names.len()])
@@ -246,15 +284,14 @@ impl Worker {
         &self,
         event: &DeleteGroups,
         names: &[String],
-        clock: &Clock,
-        life: &Life,
+        work: Work<'_>,
     ) -> Vec<NameEnd> {
         let mut ends = Vec::with_capacity(names.len());
         for name in names {
             let end = match ends.last() {
                 Some(NameEnd::Interrupted) => NameEnd::Interrupted,
-                Some(_) if is_in_hand_for_long(clock) => NameEnd::Interrupted,
-                _ => self.delete_one(event, name, life).await,
+                Some(_) if is_in_hand_for_long(work.clock) => NameEnd::Interrupted,
+                _ => self.delete_one(event, name, work).await,
             };
             ends.push(end);
         }
@@ -286,32 +323,42 @@ impl Worker {
 
     async fn finish(
         &self,
-        delivery: Delivery,
+        message: &Message,
+        receipt: Receipt,
         mut processed: Processed,
-        clock: &Clock,
+        work: Work<'_>,
         session: &Session,
     ) {
-        let Delivery { message, receipt } = delivery;
         if !session.life().is_on() {
+            work.ended(traces::End::Lost);
             tracing::debug!(
                 message.id = message.id(),
+                trace.id = work.trace_id(),
                 "the session with the broker ended under this message: it comes back by itself"
             );
             return;
         }
-        let settled = self.settle(&message, receipt, &mut processed, session);
+        if let Some(span) = work.span
+            && processed.decided.decision != Decision::HandBack
+        {
+            span.begin();
+        }
+        let settled = self.settle(message, receipt, &mut processed, work, session);
         match settled.await {
             Ok(()) => {
+                work.ended(traces::End::Settled(&processed.decided.summary));
                 if processed.outcome.is_some() {
                     session.answers.heard();
                 }
                 session.life().prove();
-                self.settled(&message, &processed, clock);
+                self.settled(message, &processed, work.clock, work.trace_id());
             }
             Err(err) => {
+                work.ended(traces::End::Unsettled(err.op));
                 self.count_failure(err.op);
                 tracing::warn!(
                     message.id = message.id(),
+                    trace.id = work.trace_id(),
                     op = err.op.label(),
                     error = %err.cause,
                     "could not settle a message: it comes back by itself, what was deleted is then already gone"
@@ -328,18 +375,26 @@ impl Worker {
         message: &Message,
         mut receipt: Receipt,
         processed: &mut Processed,
+        work: Work<'_>,
         session: &Session,
     ) -> Result<(), SettleError> {
         let (mut confirmed, mut held_since) = (0, None);
         let mut pauses = Intervals::refused();
         let mut unheard = None;
         loop {
+            let published = |published: Published<'_>| {
+                if let Some(span) = work.span {
+                    span.published(published, processed.outcome.as_ref());
+                }
+            };
             let settlement = Settlement {
                 message,
                 request: &processed.request,
                 decision: &processed.decided.decision,
                 outcome: processed.outcome.as_ref(),
                 confirmed,
+                listener: work.trace_id().map(|_| Listener(&published)),
+                trace_id: work.trace_id(),
                 // A copy says when it is offered, by the wall clock: it can have been held for long.
                 now_ms: unix_ms(),
             };
@@ -349,7 +404,7 @@ impl Worker {
             };
             self.count_failure(held.op);
             let since = *held_since.get_or_insert_with(|| {
-                report_held(message, &held);
+                report_held(message, &held, work.trace_id());
                 if let Refusal::Unheard { .. } = held.refusal {
                     pauses = Intervals::reconnect();
                 }
@@ -394,17 +449,19 @@ fn is_in_hand_for_long(clock: &Clock) -> bool {
     clock.elapsed() >= failpoint::shortened(IN_HAND_MAX)
 }
 
-fn report_held(message: &Message, held: &Held) {
+fn report_held(message: &Message, held: &Held, trace_id: Option<&str>) {
     let (id, error) = (message.id(), &held.refusal);
     if held.refusal.concerns_all_answers() {
         tracing::error!(
             message.id = id,
+            trace.id = trace_id,
             error = %error,
             "an answer can't be given: its message stays in hand, and nothing more is consumed until it can"
         );
     } else if held.op == Op::Answer {
         tracing::error!(
             message.id = id,
+            trace.id = trace_id,
             error = %error,
             "the broker refuses the answer to this message: it stays in hand and is offered again, others go on. Raise the broker's limit \
              that the error names"
@@ -412,6 +469,7 @@ fn report_held(message: &Message, held: &Held) {
     } else {
         tracing::error!(
             message.id = id,
+            trace.id = trace_id,
             op = held.op.label(),
             error = %error,
             "the broker refuses every copy of this message: it stays in hand and is offered again, others go on. Raise the broker's \

@@ -7,11 +7,17 @@ use convgroup_domain::message::Target;
 use convgroup_host::clock::Clock;
 
 impl Worker {
-    pub(super) fn settled(&self, message: &Message, processed: &Processed, clock: &Clock) {
+    pub(super) fn settled(
+        &self,
+        message: &Message,
+        processed: &Processed,
+        clock: &Clock,
+        trace_id: Option<&str>,
+    ) {
         let published_ms = message.published_ms(clock.start_ms());
         let age_ms = clock.now_ms().saturating_sub(published_ms).max(0);
         self.count(processed, age_ms);
-        self.log(message, processed, age_ms);
+        self.log(message, processed, age_ms, trace_id);
     }
 
     fn count(&self, processed: &Processed, age_ms: i64) {
@@ -49,7 +55,7 @@ impl Worker {
     }
 
     /// Info when odd, debug when normal. The API's own text is not in it: it may name users and groups.
-    fn log(&self, message: &Message, processed: &Processed, age_ms: i64) {
+    fn log(&self, message: &Message, processed: &Processed, age_ms: i64, trace_id: Option<&str>) {
         let Summary {
             outcome,
             failures,
@@ -87,6 +93,7 @@ impl Worker {
                 tracing::$level!(
                     outcome = outcome.label(),
                     message.id = message.id(),
+                    trace.id = trace_id,
                     message.redelivered = message.redelivered,
                     message.age_ms = age_ms,
                     attempt = failures,

@@ -10,7 +10,7 @@
 //! | 4, it always comes back | `broker_faults` `refused` |
 //! | 5, everything has a bound | `main_job` `hostile` `poison` `limits` `logs` |
 //! | 6, every request is answered | `answers`; also `crash_points` `chaos` `model` |
-//! | what operators see | `surface` `prometheus` `signals` `secrets` `tls` |
+//! | what operators see | `surface` `prometheus` `traces` `signals` `secrets` `tls` |
 //! | the tools | `cli` `dlq` `topology` `answers_tools` |
 //! | the harness itself | `harness_works` |
 #![allow(
@@ -49,3 +49,4 @@ mod signals;
 mod surface;
 mod tls;
 mod topology;
+mod traces;

@@ -42,6 +42,18 @@ impl BrokerAddress {
         &self.0.authority.userinfo.username
     }
 
+    /// The host, as it was given.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.0.authority.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.0.authority.port
+    }
+
     /// The vhost, decoded.
     #[must_use]
     pub fn vhost(&self) -> &str {

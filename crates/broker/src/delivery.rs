@@ -8,7 +8,7 @@ use lapin::{Acker, BasicProperties};
 use super::fault::Fault;
 use super::life::Life;
 use super::wire::stream::mark;
-use super::{BrokerError, bounded};
+use super::{BrokerError, bounded, successor};
 use convgroup_domain::attempt::{self, Attempt};
 use convgroup_domain::cloudevent::Binary;
 use convgroup_domain::encoding::Declared;
@@ -34,6 +34,12 @@ pub struct Message {
     pub body: Vec<u8>,
     /// The properties, headers included: input, written by anybody.
     pub properties: BasicProperties,
+    /// The exchange that it came through last; nothing for the default exchange.
+    pub exchange: ShortString,
+    /// The routing key that it came with.
+    pub routing_key: ShortString,
+    /// Its number on the channel.
+    pub delivery_tag: u64,
     /// Whether it was delivered before.
     pub redelivered: bool,
     /// Why the client library can't read it as it was published, if so: what could not be read is left out of the properties.
@@ -46,6 +52,9 @@ impl Delivery {
         let message = Message {
             body: delivery.data,
             properties,
+            exchange: delivery.exchange,
+            routing_key: delivery.routing_key,
+            delivery_tag: delivery.delivery_tag,
             redelivered: delivery.redelivered,
             unreadable,
         };
@@ -78,12 +87,13 @@ impl Message {
     /// The publisher's message id, cut to a bound; empty where there is none.
     #[must_use]
     pub fn id(&self) -> &str {
-        let id = self
-            .properties
-            .message_id()
-            .as_ref()
-            .map_or("", |id| id.as_str());
-        &id[..id.floor_char_boundary(ID_BYTES_MAX)]
+        cut(self.properties.message_id().as_ref())
+    }
+
+    /// The publisher's correlation id, cut to the same bound; empty where there is none.
+    #[must_use]
+    pub fn correlation_id(&self) -> &str {
+        cut(self.properties.correlation_id().as_ref())
     }
 
     /// What its properties say about its body.
@@ -162,6 +172,13 @@ impl Message {
             .unwrap_or_else(|| self.attempt(now_ms).first_seen_ms)
     }
 
+    /// The context that it was published in, in the words of W3C Trace Context: `traceparent` and `tracestate`. Each is a text, or bytes
+    /// that are one.
+    #[must_use]
+    pub fn trace(&self) -> [Option<String>; 2] {
+        successor::TRACE.map(|name| id(self.header(name)?))
+    }
+
     /// A text in a header; anything else counts as absent.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         text(self.header(name)?)
@@ -184,6 +201,11 @@ impl Message {
             _ => None,
         }
     }
+}
+
+fn cut(id: Option<&ShortString>) -> &str {
+    let id = id.map_or("", ShortString::as_str);
+    &id[..id.floor_char_boundary(ID_BYTES_MAX)]
 }
 
 /// A text among header values, what is no UTF-8 in it replaced; any other value is none.
@@ -263,6 +285,9 @@ mod tests {
         Message {
             body: b"{}".to_vec(),
             properties: BasicProperties::default().with_headers(table),
+            exchange: "".into(),
+            routing_key: "".into(),
+            delivery_tag: 0,
             redelivered: false,
             unreadable: None,
         }

@@ -212,6 +212,11 @@ impl Publisher {
         ));
     }
 
+    /// The node that it publishes to.
+    pub(super) fn address(&self) -> &BrokerAddress {
+        &self.address
+    }
+
     /// The largest frame the connection takes, in bytes.
     #[must_use]
     pub fn frame_max(&self) -> u32 {

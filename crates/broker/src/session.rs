@@ -128,6 +128,12 @@ impl Session {
         &self.life
     }
 
+    /// The node that it is with.
+    #[must_use]
+    pub fn node(&self) -> &BrokerAddress {
+        self.publisher.address()
+    }
+
     /// Messages in hand at most.
     #[must_use]
     pub fn prefetch(&self) -> usize {

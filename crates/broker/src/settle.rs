@@ -1,4 +1,7 @@
 //! The one place where a decision takes effect at the broker.
+use std::fmt;
+use std::time::{Duration, Instant};
+
 use lapin::types::ShortString;
 
 use super::delivery::{Message, Receipt};
@@ -62,6 +65,44 @@ pub struct Held {
     pub refusal: Refusal,
 }
 
+/// Something that settling has published, or tried to.
+#[derive(Clone, Copy, Debug)]
+pub struct Published<'p> {
+    /// Which step it was: a successor, or the answer.
+    pub op: Op,
+    /// The exchange; nothing for the default exchange.
+    pub exchange: &'p str,
+    /// The routing key; a queue's name with the default exchange.
+    pub routing_key: &'p str,
+    /// When it was begun.
+    pub started: Instant,
+    /// Until the broker had confirmed it, or had not. Of a successor that was offered in several forms it is the time of all.
+    pub took: Duration,
+    /// How it ended.
+    pub end: PublishEnd,
+}
+
+/// How publishing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishEnd {
+    /// The broker has confirmed it.
+    Confirmed,
+    /// The broker does not take it.
+    Refused,
+    /// Nobody knows.
+    Unconfirmed,
+}
+
+/// Who is told of what is published.
+#[derive(Clone, Copy)]
+pub struct Listener<'s>(pub &'s (dyn Fn(Published<'_>) + Sync));
+
+impl fmt::Debug for Listener<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 /// What is done with a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Settlement<'s> {
@@ -75,8 +116,40 @@ pub struct Settlement<'s> {
     pub outcome: Option<&'s OutcomeEvent>,
     /// How much of it was confirmed before, for a delivery that was [`Held`].
     pub confirmed: usize,
+    /// Is told of what is published, where anybody wants to know.
+    pub listener: Option<Listener<'s>>,
+    /// What log lines about the message name its trace by.
+    pub trace_id: Option<&'s str>,
     /// The moment that the successors say they were made at. One that is offered again says when it is offered. Unix ms.
     pub now_ms: i64,
+}
+
+impl Settlement<'_> {
+    /// Tells of a publish that has ended, where anybody wants to know. `to` makes exchange and routing key.
+    fn tell(
+        &self,
+        op: Op,
+        started: Instant,
+        published: &Result<(), BrokerError>,
+        to: impl FnOnce() -> (String, String),
+    ) {
+        let Some(Listener(listener)) = self.listener else {
+            return;
+        };
+        let (exchange, routing_key) = to();
+        listener(Published {
+            op,
+            exchange: &exchange,
+            routing_key: &routing_key,
+            started,
+            took: started.elapsed(),
+            end: match published {
+                Ok(()) => PublishEnd::Confirmed,
+                Err(BrokerError::Refused(_)) => PublishEnd::Refused,
+                Err(_) => PublishEnd::Unconfirmed,
+            },
+        });
+    }
 }
 
 /// Settles a delivery: every successor is confirmed by the broker, then the answer, then the original is acked; or it is handed back.
@@ -99,8 +172,12 @@ pub async fn settle(
     };
     for (index, successor) in successors.iter().enumerate().skip(settlement.confirmed) {
         // Boxed, as below: publishing takes kilobytes, and most messages have no copy.
-        let offered = Box::pin(offer(settlement, successor, topology, publisher));
-        if let Some(refusal) = refused(offered.await).map_err(failed(Op::Publish))? {
+        let started = Instant::now();
+        let offered = Box::pin(offer(settlement, successor, topology, publisher)).await;
+        settlement.tell(Op::Publish, started, &offered, || {
+            (String::new(), queue_of(topology, successor).to_owned())
+        });
+        if let Some(refusal) = refused(offered).map_err(failed(Op::Publish))? {
             return Ok(Some(Held {
                 receipt,
                 confirmed: index,
@@ -115,8 +192,17 @@ pub async fn settle(
     }
     if let Some(outcome) = settlement.outcome {
         failpoint::reach(Point::BeforeAnswer);
-        let answered = Box::pin(answer(settlement.message, outcome, topology, publisher));
-        if let Some(refusal) = refused(answered.await).map_err(failed(Op::Answer))? {
+        let started = Instant::now();
+        let answered = Box::pin(answer(settlement.message, outcome, topology, publisher)).await;
+        settlement.tell(Op::Answer, started, &answered, || {
+            let outcomes = topology.outcomes.as_ref();
+            let exchange = outcomes.map(|outcomes| outcomes.exchange.clone());
+            (
+                exchange.unwrap_or_default(),
+                key_of(settlement.message, outcome),
+            )
+        });
+        if let Some(refusal) = refused(answered).map_err(failed(Op::Answer))? {
             return Ok(Some(Held {
                 receipt,
                 confirmed: successors.len(),
@@ -151,14 +237,19 @@ pub(super) async fn answer(
     let Some(outcomes) = &topology.outcomes else {
         return Ok(());
     };
-    let app_id = message.properties.app_id().as_ref();
-    let routing_key = routing_key(outcome.data.status, app_id.map(ShortString::as_str));
+    let routing_key = key_of(message, outcome);
     let to = To::Exchange {
         name: &outcomes.exchange,
         routing_key: &routing_key,
     };
     let properties = successor::answer(message, outcome);
     publisher.publish(to, properties, &outcome.to_json()).await
+}
+
+/// The routing key of an answer.
+fn key_of(message: &Message, outcome: &OutcomeEvent) -> String {
+    let app_id = message.properties.app_id().as_ref();
+    routing_key(outcome.data.status, app_id.map(ShortString::as_str))
 }
 
 /// Publishes a successor. Where the broker refuses it, it is offered with less, down to what names the message.
@@ -172,6 +263,7 @@ async fn offer(
         message,
         request,
         now_ms,
+        trace_id,
         ..
     } = settlement;
     let queue = queue_of(topology, successor);
@@ -186,6 +278,7 @@ async fn offer(
                 if let Some(refusal) = refused {
                     tracing::warn!(
                         message.id = message.id(),
+                        trace.id = trace_id,
                         amqp.queue = queue,
                         error = %refusal,
                         left_out = extent.left_out(),

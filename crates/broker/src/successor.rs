@@ -27,7 +27,7 @@ pub(super) const BODY_BYTES: &str = "convgroup-body-bytes";
 /// And its SHA-256, in hex.
 pub(super) const BODY_SHA256: &str = "convgroup-body-sha256";
 /// Headers of a trace (W3C Trace Context). They travel on where foreign ones do not, and go into answers.
-const TRACE: [&str; 2] = ["traceparent", "tracestate"];
+pub(super) const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 /// Headers of ours that stay as they are on a copy: what happened on an earlier hop stays true.
 const KEPT: [&str; 7] = [
     HEADERS_DROPPED,

@@ -21,7 +21,7 @@ use super::page::{self, Page, PageAsked};
 use super::proxy::{Proxy, ProxyError};
 use super::signer::{Signer, UserSig};
 use crate::settings::Im;
-use convgroup_domain::reply::Reply;
+use convgroup_domain::reply::{CallKind, Reply};
 use convgroup_host::limits::{Limit, limit_in_panic};
 use convgroup_host::trust::{self, NobodyTrusted, Peer};
 
@@ -59,6 +59,38 @@ pub struct Call {
     pub took: Duration,
     /// The signature it carried.
     pub usersig: UserSig,
+}
+
+/// When a call was made, and the HTTP status of its reply: what a trace tells of it beside the verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// When it was sent.
+    pub started: Instant,
+    /// From sending to the complete reply.
+    pub took: Duration,
+    /// The HTTP status, if one came back.
+    pub http_status: Option<u16>,
+}
+
+impl Call {
+    /// When it was made, and the status.
+    #[must_use]
+    pub const fn made(&self) -> Made {
+        Made {
+            started: self.started,
+            took: self.took,
+            http_status: self.reply.http_status(),
+        }
+    }
+}
+
+/// The path that a kind of call has at the API.
+#[must_use]
+pub const fn path(kind: CallKind) -> &'static str {
+    match kind {
+        CallKind::Delete => DELETE_PATH,
+        CallKind::List => LIST_PATH,
+    }
 }
 
 /// A finished list of one page.

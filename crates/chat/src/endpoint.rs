@@ -83,9 +83,51 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Scheme, host and port as they were given, without the path: a gateway's may be a secret.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        let authority = self.authority();
+        let begin = self.0.find("://").map_or(0, |at| at + "://".len());
+        &self.0[..begin + authority.len()]
+    }
+
+    /// The host, and the port that is called.
+    #[must_use]
+    pub fn host_and_port(&self) -> (String, u16) {
+        let url = Url::parse(&self.0).ok();
+        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let port = url.as_ref().and_then(Url::port_or_known_default);
+        (host.to_owned(), port.unwrap_or_default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_of_an_address_leaves_its_path_out() {
+        for (url, origin, host, port) in [
+            (
+                "http://127.0.0.1:8700/",
+                "http://127.0.0.1:8700",
+                "127.0.0.1",
+                8700,
+            ),
+            (
+                "https://gateway.example.com/token-1/chat",
+                "https://gateway.example.com",
+                "gateway.example.com",
+                443,
+            ),
+            ("https://[::1]:8443/a", "https://[::1]:8443", "[::1]", 8443),
+        ] {
+            let endpoint = Endpoint::from_base_url(url).unwrap();
+            assert_eq!(endpoint.origin(), origin);
+            assert_eq!(endpoint.host_and_port(), (host.to_owned(), port));
+        }
+    }
 
     #[test]
     fn the_authority_is_host_and_port_only() {

@@ -3,6 +3,7 @@
 #![doc = include_str!("../README.md")]
 mod answer;
 pub mod client;
+pub mod collector;
 pub mod connects;
 pub mod endpoint;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -22,6 +22,18 @@ pub enum Reply {
     BadBody(&'static str),
 }
 
+impl Reply {
+    /// The HTTP status that came back, if one did.
+    #[must_use]
+    pub const fn http_status(&self) -> Option<u16> {
+        match self {
+            Self::Answer { .. } | Self::BadBody(_) => Some(200),
+            Self::HttpStatus(status) => Some(*status),
+            Self::Timeout | Self::Connect(_) | Self::Reset => None,
+        }
+    }
+}
+
 /// What a call does: the label `call` of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {

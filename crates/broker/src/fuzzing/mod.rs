@@ -21,6 +21,9 @@ pub fn message(data: &[u8]) -> Option<Message> {
     Some(Message {
         body: body.to_vec(),
         properties,
+        exchange: "".into(),
+        routing_key: "".into(),
+        delivery_tag: 0,
         redelivered: false,
         unreadable: None,
     })
