@@ -223,6 +223,42 @@ fn the_operators_rules_are_the_alerts() {
     );
 }
 
+// --- the configuration to fill in
+
+/// A configuration with its examples, which are commented out, in force. What they are does not matter, only their keys.
+#[track_caller]
+fn with_examples(path: &str) -> toml::Table {
+    let key = |line: &str| {
+        let (key, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+        let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.".contains(c);
+        key.chars().all(part).then(|| format!("{key} = 0"))
+    };
+    let text = read(path);
+    let lines = text
+        .lines()
+        .map(|line| key(line).unwrap_or(line.to_owned()));
+    let lines: Vec<String> = lines.collect();
+    let found = lines.join("\n").parse();
+    found.unwrap_or_else(|err| panic!("{path}: {err}"))
+}
+
+#[test]
+fn each_key_of_the_configuration_to_fill_in_is_one() {
+    let known = with_examples("config/default.toml");
+    let ours = with_examples("config/deploy/convgroup.toml");
+    assert!(ours.len() > 3, "{ours:?}");
+    for (section, keys) in &ours {
+        for key in keys.as_table().unwrap().keys() {
+            assert!(
+                known[section].get(key).is_some(),
+                "there is no {section}.{key}"
+            );
+        }
+    }
+    let key = ["secret_key", "secret_key_file"].map(|key| ours["im"].get(key));
+    assert_eq!(key, [None, None], "the unit sets the file");
+}
+
 // --- dashboard and alerts against the metrics
 
 /// All series of the metrics' snapshot, `_bucket`, `_sum` and `_count` included.
