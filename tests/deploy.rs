@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use expect_test::expect_file;
 use serde_json::{Map, Value};
@@ -257,6 +258,59 @@ fn each_key_of_the_configuration_to_fill_in_is_one() {
     }
     let key = ["secret_key", "secret_key_file"].map(|key| ours["im"].get(key));
     assert_eq!(key, [None, None], "the unit sets the file");
+}
+
+// --- a release
+
+/// What a script in `packaging/` prints, and its exit code.
+#[track_caller]
+fn packaging(script: &str, arguments: &[&str]) -> (String, Option<i32>) {
+    let program = root().join("packaging").join(script);
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text, output.status.code())
+}
+
+#[test]
+fn a_releases_notes_are_its_section_of_the_changelog() {
+    let changelog = read("CHANGELOG.md");
+    let headings = changelog
+        .lines()
+        .filter_map(|line| line.strip_prefix("## ["));
+    let versions: Vec<&str> = headings
+        .map(|rest| rest.split(']').next().unwrap())
+        .collect();
+    assert!(
+        versions.contains(&env!("CARGO_PKG_VERSION")),
+        "{versions:?}"
+    );
+    for version in versions {
+        let (notes, code) = packaging("release-notes", &[version]);
+        assert_eq!(code, Some(0), "{version}");
+        assert!(notes.starts_with("### "), "{version}: {notes}");
+        assert!(changelog.contains(notes.trim_end()), "{version}: {notes}");
+        assert!(!notes.contains("\n## "), "{version}: {notes}");
+    }
+    // Neither a version that there is not, nor a part of one.
+    for version in ["7.7.7", "0.1", "0"] {
+        assert_eq!(
+            packaging("release-notes", &[version]),
+            (String::new(), Some(65))
+        );
+    }
+}
+
+#[test]
+fn packages_and_image_have_the_programs_version_and_no_distribution() {
+    let version = format!("{}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(packaging("version", &[]), (version, Some(0)));
+    let dockerfile = read("Dockerfile");
+    let (_, image) = dockerfile.rsplit_once("\nFROM ").unwrap();
+    assert!(image.starts_with("scratch\n"), "{image}");
+    assert!(!image.contains("\nRUN "), "there is nothing to run in it");
+    for line in ["USER 65532:65532", "HEALTHCHECK ", "ENTRYPOINT ["] {
+        assert!(image.contains(&format!("\n{line}")), "no {line}");
+    }
 }
 
 // --- dashboard and alerts against the metrics
