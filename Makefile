@@ -11,11 +11,15 @@ DEMO := target/release/examples/demo
 # Checks that lint makes where they are installed: `make tools` brings them.
 MACHETE := 0.9.2
 TYPOS := 1.52.0
+# What a release is made with: `make release-tools` brings them.
+AUDITABLE := 0.7.7
+CARGO_DEB := 3.8.0
+CYCLONEDX := 0.5.9
 
-.PHONY: help demo run check test chaos bench fuzz lint tools deny release
+.PHONY: help demo run check test chaos bench fuzz lint tools deny release release-tools release-dry-run deb deb-test image image-test
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
 
 demo: ## 2,000 events through a real RabbitMQ and a sandbox of the API; says what became of each (KEEP=1, AMQP_URL=…)
 	@$(BROKER)
@@ -58,6 +62,9 @@ deny: ## licences, sources and advisories of the dependencies; needs cargo-deny
 lint: ## formatting, lints and docs, warnings are errors; spelling and unused dependencies where the tools are there
 	@rust=$$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml) && grep -q "^FROM rust:$$rust-" Dockerfile || \
 		{ echo "Dockerfile builds with another Rust than rust-toolchain.toml names: change both"; exit 1; }
+	@rust=$$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml) && \
+		for file in ci release; do grep -q "image: \"rust:$$rust-" .github/workflows/$$file.yml || \
+		{ echo "$$file.yml builds with another Rust than rust-toolchain.toml names: change both"; exit 1; }; done
 	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
@@ -69,5 +76,25 @@ tools: ## cargo-machete and typos, which lint uses where they are installed (min
 	cargo install --locked --version $(MACHETE) cargo-machete
 	cargo install --locked --version $(TYPOS) typos-cli
 
-release: ## the two binaries in target/release
-	cargo build --release --locked --workspace --bins
+release: ## the two binaries in target/release, with the list of their crates inside where cargo-auditable is installed
+	@if command -v cargo-auditable >/dev/null; then set -x; cargo auditable build --release --locked --workspace --bins; \
+		else set -x; cargo build --release --locked --workspace --bins; fi
+
+release-tools: ## cargo-auditable, cargo-deb and cargo-cyclonedx, which a release is made with (minutes: all are compiled)
+	cargo install --locked cargo-auditable@$(AUDITABLE) cargo-deb@$(CARGO_DEB) cargo-cyclonedx@$(CYCLONEDX)
+
+# These take the binaries of `make release` as they are.
+deb: ## two Debian packages in target/debian, of the binaries in target/release; lintian where it is installed
+	packaging/deb
+
+deb-test: ## the packages of `make deb` in a chroot: install, run, upgrade, remove, purge (as root; a minute)
+	packaging/deb-test
+
+image: ## the image without a distribution, of the binaries in target/release, with buildah (as root)
+	packaging/image
+
+image-test: ## runs what is in the image of `make image`: read-only, without rights, names from DNS (as root)
+	packaging/image-test
+
+release-dry-run: ## all that a release consists of, of the binaries in target/release, into target/dist, and checks it; no network
+	packaging/release --dry-run

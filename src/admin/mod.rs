@@ -1,6 +1,12 @@
 //! The HTTP side: `/metrics`, `/livez`, `/readyz`, and a page for people at `/`.
+mod chart;
+mod charts;
+mod hour;
+#[cfg(test)]
+mod looks;
 mod page;
 mod recent;
+mod role;
 mod server;
 
 use std::net::SocketAddr;
@@ -17,7 +23,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use tokio::net::TcpListener;
 
-use self::page::{Depths, View};
+use self::page::{Depths, Reload, View};
 use self::recent::Recent;
 use crate::metrics::{self, Metrics};
 use crate::state::Queue;
@@ -73,7 +79,11 @@ impl Admin {
         identity: Identity,
     ) -> Self {
         Self {
-            recent: Arc::new(Recent::new(Arc::clone(&metrics), codes)),
+            recent: Arc::new(Recent::new(
+                Arc::clone(&metrics),
+                Arc::clone(&status),
+                codes,
+            )),
             metrics,
             status,
             bounds,
@@ -99,11 +109,12 @@ impl Admin {
         }
     }
 
-    fn view(&self) -> View {
+    fn view(&self, reload: Reload) -> View {
         let model = self.status.model();
         let now = unix_seconds();
         let since = |at: f64| Duration::from_secs_f64((now - at).max(0.0));
         let until = |at: f64| Duration::from_secs_f64((at - now).max(0.0));
+        let (lately, hour) = self.recent.shown(now);
         let depth = |queue: Queue| model.broker.depths.map_or(0, |depths| queue.depth(depths));
         View {
             state_for: model.since.elapsed(),
@@ -123,8 +134,10 @@ impl Admin {
             publish_is_blocked: model.broker.blocked_since.is_some(),
             answers: model.answers,
             usersig_left: model.usersig_expiry.map(until),
-            lately: self.recent.lately(),
+            lately,
+            hour,
             state: model.state,
+            reload,
         }
     }
 }
@@ -207,7 +220,7 @@ async fn nothing_here(method: Method, uri: Uri) -> Response {
 }
 
 /// For people; nothing on it comes from elsewhere.
-async fn status_page(Shared(admin): Shared<Admin>) -> impl IntoResponse {
+async fn status_page(Shared(admin): Shared<Admin>, uri: Uri) -> impl IntoResponse {
     const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
                           connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = [
@@ -215,5 +228,10 @@ async fn status_page(Shared(admin): Shared<Admin>) -> impl IntoResponse {
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, Html(self::page::page(&admin.view()).into_string()))
+    let reload = match uri.query() {
+        Some("still") => Reload::Never,
+        _ => Reload::Itself,
+    };
+    let page = self::page::page(&admin.view(reload));
+    (headers, Html(page.into_string()))
 }

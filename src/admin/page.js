@@ -11,14 +11,23 @@ const mendLinks = () => {
   for (const link of document.querySelectorAll("footer a")) link.href = new URL(link.getAttribute("href"), below);
 };
 mendLinks();
-setInterval(async () => {
+// What a person has opened and scrolled stays so, and the keyboard is where it was.
+const replace = (shown, fresh) => {
+  for (const part of shown.querySelectorAll("details[open]")) fresh.querySelector(`[id="${part.id}"]`)?.setAttribute("open", "");
+  const scrolled = [...shown.querySelectorAll(".wide")].map((part) => [part.id, part.scrollLeft]);
+  const focused = shown.contains(document.activeElement) && document.activeElement.id;
+  shown.replaceWith(fresh);
+  for (const [id, left] of scrolled) document.getElementById(id)?.scrollTo(left, 0);
+  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+};
+const reload = async () => {
   try {
     const answer = await fetch(here, { cache: "no-store", signal: AbortSignal.timeout(seconds * 900) });
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     const next = new DOMParser().parseFromString(await answer.text(), "text/html");
     const pairs = parts.map((part) => [document.querySelector(part), next.querySelector(part)]);
     if (pairs.some(([, fresh]) => !fresh)) throw new Error("another page came");
-    for (const [shown, fresh] of pairs) shown.replaceWith(fresh);
+    for (const [shown, fresh] of pairs) replace(shown, fresh);
     mendLinks();
     document.title = next.title;
     seen = Date.now();
@@ -29,4 +38,6 @@ setInterval(async () => {
     document.title = "no answer · convgroup-deleter";
     stale.hidden = false;
   }
-}, seconds * 1000);
+};
+// Who reads slowly, or listens, can hold the page still.
+if (location.search !== "?still") setInterval(reload, seconds * 1000);

@@ -5,13 +5,14 @@ use humantime::format_rfc3339_seconds;
 use indicatif::{HumanCount, HumanDuration};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::charts::charts;
+use super::hour::Hour;
 use super::recent::Lately;
+use super::role::{Role, Signs};
 use super::{Bounds, Identity};
 use crate::state::State;
 use convgroup_domain::decide::Outcome;
 
-/// As long as the alert for a deaf daemon waits.
-const DEAF_AFTER: Duration = Duration::from_mins(2);
 /// So many kinds of answers are told one by one.
 const ANSWERS_MAX: usize = 8;
 
@@ -47,6 +48,17 @@ pub(super) struct View {
     /// How long the signature in use is valid yet.
     pub(super) usersig_left: Option<Duration>,
     pub(super) lately: Lately,
+    pub(super) hour: Hour,
+    pub(super) reload: Reload,
+}
+
+/// Whether the page stays up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reload {
+    /// Every 5 s.
+    Itself,
+    /// For who reads slowly, or listens.
+    Never,
 }
 
 /// How much a person has to care.
@@ -108,15 +120,25 @@ impl View {
         }
     }
 
-    /// Messages wait and none comes here: right for a replica that stands by, an alarm for any other.
-    fn may_be_deaf(&self) -> bool {
-        let silent_for = self.last_delivery.unwrap_or(self.up_for);
-        self.state == State::Consuming && self.main > 0 && silent_for >= DEAF_AFTER
+    fn role(&self) -> Role {
+        let consumes = self.state == State::Consuming && self.is_connected;
+        Role::of(Signs {
+            consumes_for: consumes.then_some(self.state_for),
+            last_delivery: self.last_delivery,
+            in_hand: self.in_flight,
+            waiting: self.main,
+        })
+    }
+
+    /// The state in a sentence. Whether one consumes or stands by is said by the role.
+    fn reason(&self) -> Option<String> {
+        let words = self.state.in_words();
+        (self.state != State::Consuming).then(|| capitalized(&words) + ".")
     }
 
     fn mood(&self) -> Mood {
         match self.state {
-            State::Consuming if self.may_be_deaf() || self.publish_is_blocked => Mood::Watch,
+            State::Consuming if self.role().may_be_deaf() || self.publish_is_blocked => Mood::Watch,
             State::Consuming => Mood::Good,
             State::Draining => Mood::Watch,
             State::Suspended { .. } | State::Unheard { .. } | State::Disconnected { .. } => {
@@ -128,15 +150,10 @@ impl View {
     /// What is odd besides the state, in words.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        if self.may_be_deaf() {
-            let since = match self.last_delivery {
-                Some(ago) => format!("for {}", HumanDuration(ago)),
-                None => "since the start".to_owned(),
-            };
-            notes.push(format!(
-                "Messages wait, and none was delivered here {since}. Right if another replica works and this one stands by; \
-                 else see \"ConvgroupDeafWorker\" in the runbook."
-            ));
+        if self.role().may_be_deaf() {
+            notes.push(
+                "If no other replica works, see \"ConvgroupDeafWorker\" in the runbook.".to_owned(),
+            );
         }
         if self.publish_is_blocked {
             let waits = if self.answers {
@@ -197,7 +214,7 @@ pub(super) fn page(view: &View) -> Markup {
                 title { (view.state.label()) " · convgroup-deleter" }
                 link rel="icon" href=(icon);
                 style { (PreEscaped(STYLE)) }
-                noscript { meta http-equiv="refresh" content="5"; }
+                @if view.reload == Reload::Itself { noscript { meta http-equiv="refresh" content="5"; } }
             }
             body {
                 p #stale hidden {}
@@ -218,7 +235,8 @@ fn content(view: &View, mood: Mood) -> Markup {
         header class=(mood.class()) {
             p.name { "convgroup-deleter" }
             h1 { (view.state.label()) small { " for " (HumanDuration(view.state_for)) } }
-            p.reason { (capitalized(&view.state.in_words())) "." }
+            @if let Some(reason) = view.reason() { p.reason { (reason) } }
+            p.role { (view.role().in_words()) }
             @for note in view.notes() { p.note { (note) } }
         }
         section.figures {
@@ -232,6 +250,7 @@ fn content(view: &View, mood: Mood) -> Markup {
             )))
             (figure("last success", (ago(view.last_success), "the API said deleted or gone".to_owned())))
         }
+        (charts(&view.hour, view.bounds.calls_per_second))
         (answers(&view.lately))
         (messages(&view.lately))
         section {
@@ -252,9 +271,14 @@ fn content(view: &View, mood: Mood) -> Markup {
             }
         }
         footer {
-            p { "As of " (format_rfc3339_seconds(view.at)) ". Reloads itself every 5 seconds." }
             // Relative: a proxy may serve the page under a path of its own. Without a slash at that path's end the script mends them.
-            p { a href="metrics" { "metrics" } " · " a href="readyz" { "readyz" } " · " a href="livez" { "livez" } }
+            // With ids, by which the script finds the one that had the keyboard.
+            p {
+                "As of " (format_rfc3339_seconds(view.at)) ". "
+                @if view.reload == Reload::Never { "Does not reload itself: " a #reload href="?" { "let it reload" } "." }
+                @else { "Reloads itself every 5 seconds: " a #still href="?still" { "hold it still" } "." }
+            }
+            p { a #metrics href="metrics" { "metrics" } " · " a #readyz href="readyz" { "readyz" } " · " a #livez href="livez" { "livez" } }
         }
     }
 }
@@ -358,10 +382,11 @@ fn capitalized(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::hour::made_up;
     use super::*;
 
-    fn view() -> View {
+    pub(in crate::admin) fn view() -> View {
         View {
             state: State::Consuming,
             state_for: Duration::from_hours(2),
@@ -396,6 +421,8 @@ mod tests {
                 answers: Vec::new(),
                 settled: Vec::new(),
             },
+            hour: made_up::hour(0, |_, sample| sample),
+            reload: Reload::Itself,
         }
     }
 
@@ -412,7 +439,7 @@ mod tests {
             ..view()
         };
         let young = View {
-            up_for: Duration::from_secs(5),
+            state_for: Duration::from_secs(5),
             ..never.clone()
         };
         let deaf = View {
@@ -444,12 +471,12 @@ mod tests {
         for (name, view, mood, notes) in [
             ("calm", calm, Mood::Good, &[][..]),
             ("silent, but nothing waits", silent, Mood::Good, &[]),
-            ("deaf", deaf, Mood::Watch, &["for 2 minutes"]),
+            ("deaf", deaf, Mood::Watch, &["ConvgroupDeafWorker"]),
             (
                 "deaf from the start",
                 never,
                 Mood::Watch,
-                &["since the start"],
+                &["ConvgroupDeafWorker"],
             ),
             ("just started", young, Mood::Good, &[]),
             ("blocked", blocked, Mood::Watch, &["blocked publishing"]),
@@ -551,6 +578,16 @@ mod tests {
                 page.contains(&format!("<td>{told}</td>")),
                 "no {told} in {page}"
             );
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_still_does_not_reload_itself() {
+        for (reload, is_still) in [(Reload::Itself, false), (Reload::Never, true)] {
+            let page = page(&View { reload, ..view() }).into_string();
+            assert_eq!(page.contains("http-equiv=\"refresh\""), !is_still);
+            assert_eq!(page.contains("href=\"?still\""), !is_still);
+            assert_eq!(page.contains("href=\"?\""), is_still);
         }
     }
 }

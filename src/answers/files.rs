@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use convgroup_domain::case::Cases;
+use convgroup_domain::line::Looks;
 use convgroup_domain::manifest::{Asked, LineError, is_blank};
 use convgroup_domain::text::BYTE_ORDER_MARK;
 
@@ -37,8 +38,8 @@ pub(crate) fn books(path: &Path) -> Result<Cases, Failure> {
     // The number of the line of each request, by its place.
     let mut numbers: Vec<u32> = Vec::new();
     read_manifest(path, |number, asked| {
-        let asked = cases.expect(&asked.id, asked.groups);
-        asked.map_err(|before| LineError::Again(numbers[before] as usize))?;
+        let entered = cases.ask(&asked);
+        entered.map_err(|before| LineError::Again(numbers[before] as usize))?;
         numbers.push(u32::try_from(number).unwrap_or(u32::MAX));
         Ok(())
     })?;
@@ -51,15 +52,26 @@ pub(crate) fn books(path: &Path) -> Result<Cases, Failure> {
 /// Reads a file of outcomes, and gives each of them to `take`.
 ///
 /// # Errors
-/// It can't be read.
+/// It can't be read; or there are lines in it, and none of them is an outcome: then it is another file.
 pub(super) fn read_outcomes(path: &Path, mut take: impl FnMut(Read<'_>)) -> Result<(), Failure> {
     let mut skipped = Skipped::default();
-    each_line(path, |_, json| {
+    let (mut first, mut outcomes) = (None, 0_usize);
+    each_line(path, |number, json| {
+        if first.is_none() {
+            first = Some((number, Looks::of(json)));
+        }
         if let Some(heard) = skipped.read(json) {
+            outcomes += 1;
             take(Read { heard, json });
         }
         Ok(())
     })?;
+    if let (Some((number, looks)), 0) = (first, outcomes) {
+        let problem = anyhow!(
+            "no line of it is an outcome; line {number} is {looks}. --outcomes takes what `outcomes export` wrote"
+        );
+        return Err(usage(path, problem));
+    }
     skipped.tell("line", "lines");
     Ok(())
 }

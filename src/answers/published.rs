@@ -1,25 +1,26 @@
 //! What `publish` does beside publishing: the manifest, what is left of an earlier run, and waiting for the answers.
+use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use convgroup_broker::feed::FeedEvent;
-use convgroup_broker::ledger::{Follower, Ledger, Start};
+use convgroup_broker::feed::{FeedEvent, new_id};
+use convgroup_broker::ledger::{Follower, Ledger};
 use convgroup_broker::settings::Amqp;
 use convgroup_domain::case::{Cases, Status};
+use convgroup_domain::cloudevent::Form;
 use convgroup_domain::code::CodeTable;
 use convgroup_domain::manifest::{Asked, LineError};
-use convgroup_domain::message::decode;
-use convgroup_domain::quote::shell;
+use convgroup_domain::request::bounded;
 
 use super::files::read_manifest;
 use super::read_ledger;
-use super::reconcile::{Report, letters, told};
-use super::wait::{Waited, short, wait};
+use super::reconcile::{Report, letters, tell_queued, told};
+use super::wait::{ended, from_the_end, go_on, short, wait};
 use crate::config::Settings;
 use crate::telemetry;
-use crate::tool::{Exit, Failure, NewFile, count};
+use crate::tool::{Exit, Failure, Interrupt, NewFile, count};
 
 /// What is asked for beside publishing.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,18 @@ pub(crate) struct Plan<'a> {
     pub(crate) wait: Option<Duration>,
     /// Where the report is to be.
     pub(crate) report: Option<&'a Path>,
+}
+
+/// An event as it was given.
+pub(crate) struct Given {
+    /// Its body.
+    pub(crate) body: Vec<u8>,
+    /// What the body is declared as.
+    pub(crate) form: Form,
+    /// The id that it is given, or has in its envelope.
+    pub(crate) id: Option<String>,
+    /// The number of its line in the file, from 1.
+    pub(crate) line: Option<NonZeroU32>,
 }
 
 /// The events, and the books for their answers.
@@ -51,14 +64,15 @@ pub(crate) struct Events {
 }
 
 impl Plan<'_> {
-    /// Gives each event its id: one of its own, or that of the manifest of an earlier run. Files are begun here, so that one that can't be
-    /// written is told before anything happens.
-    pub(crate) fn events(&self, bodies: Vec<Vec<u8>>) -> Result<Events, Failure> {
+    /// Gives each event its id: its own, or that of the manifest of an earlier run, or a new one. Files are begun here, so that one that
+    /// can't be written is told before anything happens.
+    pub(crate) fn events(&self, given: Vec<Given>) -> Result<Events, Failure> {
         let report = self.report.map(Report::create).transpose()?;
         let earlier = self.manifest.filter(|path| self.resume && path.exists());
+        let lines: Vec<Option<NonZeroU32>> = given.iter().map(|given| given.line).collect();
         let left = match earlier {
-            Some(path) => resumed(path, bodies)?,
-            None => bodies.into_iter().map(FeedEvent::new).collect(),
+            Some(path) => resumed(path, given)?,
+            None => given.into_iter().map(with_id).collect(),
         };
         let mut events = Events {
             numbers: (1..=left.len()).collect(),
@@ -69,42 +83,65 @@ impl Plan<'_> {
             report,
         };
         if let (Some(path), None) = (self.manifest, earlier) {
+            if path.symlink_metadata().is_ok() {
+                let problem = anyhow!(
+                    "{} is there already (an existing file is not overwritten). To go on with the run that wrote it: the same events \
+                     in the same order, and --resume",
+                    path.display()
+                );
+                return Err(Failure::new(Exit::Other, problem));
+            }
             events.manifest = Some(NewFile::create(path)?);
         }
         if self.manifest.is_some() || self.wait.is_some() {
-            events.ask()?;
+            events.ask(&lines)?;
         }
         Ok(events)
     }
 }
 
+/// The event with its own id, or a new one. One that is too long to be told is known by its hash, as in answers.
+fn with_id(given: Given) -> FeedEvent {
+    let id = given.id.map_or_else(new_id, |id| bounded(&id));
+    FeedEvent {
+        id: id.into(),
+        body: given.body,
+        form: given.form,
+    }
+}
+
 /// The events of an earlier run with the ids that its manifest gave them.
-fn resumed(path: &Path, bodies: Vec<Vec<u8>>) -> Result<Vec<FeedEvent>, Failure> {
+fn resumed(path: &Path, given: Vec<Given>) -> Result<Vec<FeedEvent>, Failure> {
     let other = |what: String| {
-        let problem = anyhow!(
-            "{}: {what}; --resume takes the events of the run before, in their order",
-            path.display()
-        );
+        let problem =
+            anyhow!("{what}; --resume takes the events of the run before, in their order");
         Failure::new(Exit::Usage, problem)
     };
-    let total = bodies.len();
-    let mut bodies = bodies.into_iter();
+    let total = given.len();
+    let mut given = given.into_iter();
     let mut left = Vec::with_capacity(total);
     read_manifest(path, |_, asked| {
-        let body = bodies.next().filter(|body| asked.is_of(body));
-        let body = body.ok_or_else(|| {
-            LineError::Other(format!("is not of event {} of {total}", left.len() + 1))
-        })?;
+        let number = left.len() + 1;
+        let of_this = given.next().filter(|given| asked.is_of(&given.body));
+        let of_this = of_this
+            .ok_or_else(|| LineError::Other(format!("is not of event {number} of {total}")))?;
+        let own = of_this.id.as_deref().map(bounded);
+        if own.is_some_and(|own| own != asked.id) {
+            let what = format!("has another id than event {number} of {total}");
+            return Err(LineError::Other(what));
+        }
         left.push(FeedEvent {
             id: asked.id.into(),
-            body,
+            body: of_this.body,
+            form: of_this.form,
         });
         Ok(())
     })
     .map_err(|failure| other(format!("{:#}", failure.error)))?;
-    if bodies.next().is_some() {
+    if given.next().is_some() {
         return Err(other(format!(
-            "it asks for {}, and there are {total}",
+            "{} asks for {}, and there are {total}",
+            path.display(),
             count(left.len(), "event")
         )));
     }
@@ -112,16 +149,24 @@ fn resumed(path: &Path, bodies: Vec<Vec<u8>>) -> Result<Vec<FeedEvent>, Failure>
 }
 
 impl Events {
-    /// Enters all events into the books and the manifest.
-    fn ask(&mut self) -> Result<(), Failure> {
-        for event in &self.left {
-            let read = decode(&event.body).ok();
-            let asked = Asked::new(&event.id, &event.body, read.as_ref());
+    /// Enters all events into the books and the manifest. `lines` are theirs.
+    fn ask(&mut self, lines: &[Option<NonZeroU32>]) -> Result<(), Failure> {
+        let named = |place: usize| match lines[place] {
+            Some(line) => format!("line {line}"),
+            None => format!("event {}", place + 1),
+        };
+        for (place, event) in self.left.iter().enumerate() {
+            let read = event.form.decode(&event.body).event.ok();
+            let asked = Asked::new(&event.id, &event.body, read.as_ref()).in_line(lines[place]);
             if let Some(manifest) = &mut self.manifest {
                 manifest.write(asked.to_line().as_bytes())?;
             }
-            self.cases.expect(&asked.id, asked.groups).map_err(|_| {
-                let problem = anyhow!("two events have one id: {}", asked.id);
+            self.cases.ask(&asked).map_err(|before| {
+                let problem = anyhow!(
+                    "{} has the id of {} again: each request needs an id of its own; nothing was published",
+                    named(place),
+                    named(before)
+                );
                 Failure::new(Exit::Usage, problem)
             })?;
         }
@@ -142,6 +187,7 @@ pub(crate) struct Following<'a> {
     plan: &'a Plan<'a>,
     amqp: &'a Amqp,
     codes: CodeTable,
+    calls_per_second: u32,
     cases: Cases,
     report: Option<Report>,
     follower: Option<Follower>,
@@ -176,77 +222,51 @@ impl<'a> Following<'a> {
                     count(events.cases.len(), "event")
                 ));
             }
-            ledger = plan.wait.map(|timeout| (open, timeout));
+            ledger = plan.wait.map(|_| open);
         }
         if let Some(manifest) = events.manifest.take() {
             manifest.keep()?;
         }
-        let follower = ledger.map(|(ledger, timeout)| {
-            telemetry::say(&outlook(&events.cases, calls_per_second, timeout));
-            let behind = ledger
-                .end()
-                .map_or(Start::First, |end| Start::Offset(end + 1));
-            ledger.follow(behind)
-        });
         Ok(Self {
             plan,
             amqp,
             codes,
+            calls_per_second,
             cases: std::mem::take(&mut events.cases),
             report: events.report.take(),
-            follower,
+            follower: ledger.map(from_the_end),
         })
     }
 
     /// Waits for the answers, if that was asked for, and says what became of each request. `refused` of them were not published.
-    pub(crate) async fn end(self, refused: usize) -> Result<Exit, Failure> {
+    pub(crate) async fn end(
+        self,
+        refused: usize,
+        interrupt: Option<Interrupt>,
+    ) -> Result<Exit, Failure> {
         let Self {
             plan,
             amqp,
             codes,
+            calls_per_second,
             mut cases,
             report,
             follower,
         } = self;
-        let (Some(follower), Some(timeout)) = (follower, plan.wait) else {
+        let (Some(follower), Some(timeout), Some(interrupt)) = (follower, plan.wait, interrupt)
+        else {
             return Ok(Exit::Done);
         };
         let awaited = cases.len() - refused;
-        let waited = wait(&mut cases, follower, awaited, timeout).await;
+        if cases.sums().closed() < awaited {
+            telemetry::say(&outlook(&cases, calls_per_second, timeout));
+        }
+        let waited = wait(&mut cases, follower, awaited, timeout, interrupt).await;
         let letters = letters(amqp, &cases).await;
         let exit = told(&cases, letters, report, false, &codes)?;
-        let open = cases.sums().open();
-        let still = format!(
-            "{} not answered to the end{}",
-            are(open, "request"),
-            go_on(plan.manifest)
-        );
-        match waited {
-            Waited::Closed => Ok(exit),
-            Waited::TimedOut => Err(Failure::new(
-                Exit::Other,
-                anyhow!("--timeout {} is over: {still}", short(timeout)),
-            )),
-            Waited::Interrupted => Err(Failure::new(Exit::Other, anyhow!("interrupted: {still}"))),
-            Waited::Broken(err) => Err(Failure::from(err).context(still)),
-        }
-    }
-}
-
-/// A number of things that are: `1 request is`, `2 requests are`.
-fn are(number: usize, what: &str) -> String {
-    let verb = if number == 1 { "is" } else { "are" };
-    format!("{} {verb}", count(number, what))
-}
-
-/// How one goes on where waiting has ended.
-fn go_on(manifest: Option<&Path>) -> String {
-    match manifest {
-        Some(manifest) => format!(
-            ". They go on by themselves; ask what became of them with: convgroup-deleter reconcile --manifest {}",
-            shell(&manifest.to_string_lossy())
-        ),
-        None => ". They go on by themselves; without --manifest nothing can ask for them by name any more".to_owned(),
+        tell_queued(amqp, &cases.sums()).await;
+        let next = go_on(plan.manifest, plan.report);
+        ended(waited, exit, cases.sums().open(), timeout, &next)
     }
 }
 
@@ -259,8 +279,14 @@ fn outlook(cases: &Cases, calls_per_second: u32, timeout: Duration) -> String {
     } else {
         String::new()
     };
+    let at_least = if cases.all_groups_open() {
+        "at least "
+    } else {
+        ""
+    };
+    let verb = if calls == 1 { "takes" } else { "take" };
     format!(
-        "waiting for {}: {} at {calls_per_second}/s (rate_limit.calls_per_second) take {} at least{late}",
+        "waiting for {}: {at_least}{} at {calls_per_second}/s (rate_limit.calls_per_second) {verb} {} at least{late}",
         count(cases.sums().open(), "answer"),
         count(calls, "call"),
         short(least)
@@ -291,7 +317,7 @@ mod tests {
         cases.expect("a", Groups::All).unwrap();
         assert_eq!(
             outlook(&cases, 200, hour),
-            "waiting for 1 answer: 1 call at 200/s (rate_limit.calls_per_second) take 0s at least"
+            "waiting for 1 answer: at least 1 call at 200/s (rate_limit.calls_per_second) takes 0s at least"
         );
     }
 }

@@ -2,32 +2,36 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use convgroup_broker::dead_letter::letter;
 use convgroup_broker::dead_letter_queue::DeadLetterQueue;
+use convgroup_broker::declare::Waiting;
 use convgroup_broker::delivery::Message;
 use convgroup_broker::ledger::Ledger;
 use convgroup_broker::settings::Amqp;
-use convgroup_domain::case::{Cases, LetterTold, Status};
+use convgroup_domain::case::{Cases, LetterTold, Status, Sums};
 use convgroup_domain::code::CodeTable;
 use convgroup_domain::message::{AllGroups, decode_message};
 use convgroup_domain::moment;
 
 use super::files::{books, read_outcomes};
 use super::read_ledger;
-use super::summary::{Unerased, sums_json, table};
+use super::summary::{Unerased, queued, sums_json, table};
+use super::wait::{Waited, ended, from_the_end, go_on, wait};
 use crate::telemetry;
-use crate::tool::{Exit, Failure, NewFile, say};
+use crate::tool::{Exit, Failure, Interrupt, NewFile, count, say};
 
 /// Where the answers come from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum From<'a> {
     /// A file that was exported.
     File(&'a Path),
-    /// The ledger, from this moment on, unix ms.
+    /// The ledger, from this moment on, unix ms; to its end, or for so long, until all is closed.
     Ledger {
         amqp: &'a Amqp,
         since_ms: Option<i64>,
+        wait: Option<Duration>,
     },
 }
 
@@ -40,25 +44,55 @@ pub(crate) async fn reconcile(
     codes: &CodeTable,
 ) -> Result<Exit, Failure> {
     let mut cases = books(manifest)?;
-    let report = report.map(Report::create).transpose()?;
-    let letters = match from {
+    let begun = report.map(Report::create).transpose()?;
+    let (amqp, since_ms, timeout) = match from {
         From::File(file) => {
             read_outcomes(file, |read| {
                 cases.take_in(&read.heard);
             })?;
-            Letters::new()
+            return told(&cases, Letters::new(), begun, json, codes);
         }
-        From::Ledger { amqp, since_ms } => {
-            let ledger = Ledger::open(amqp).await?;
-            read_ledger(&ledger, since_ms, |read| {
-                cases.take_in(&read.heard);
-                Ok(ControlFlow::Continue(()))
-            })
-            .await?;
-            letters(amqp, &cases).await
+        From::Ledger {
+            amqp,
+            since_ms,
+            wait,
+        } => (amqp, since_ms, wait),
+    };
+    let ledger = Ledger::open(amqp).await?;
+    read_ledger(&ledger, since_ms, |read| {
+        cases.take_in(&read.heard);
+        Ok(ControlFlow::Continue(()))
+    })
+    .await?;
+    let waited = match timeout {
+        None => None,
+        Some(timeout) => {
+            let interrupt = Interrupt::new()?;
+            let open = cases.sums().open();
+            if open > 0 {
+                telemetry::say(&format!("waiting for {}", count(open, "answer")));
+            }
+            let (follower, awaited) = (from_the_end(ledger), cases.len());
+            let waited = wait(&mut cases, follower, awaited, timeout, interrupt).await;
+            Some((waited, timeout))
         }
     };
-    told(&cases, letters, report, json, codes)
+    let letters = letters(amqp, &cases).await;
+    let exit = told(&cases, letters, begun, json, codes)?;
+    tell_queued(amqp, &cases.sums()).await;
+    let (waited, timeout) = waited.unwrap_or((Waited::Closed, Duration::ZERO));
+    let next = go_on(Some(manifest), report);
+    ended(waited, exit, cases.sums().open(), timeout, &next)
+}
+
+/// Says what is queued, where something is not closed and the user may look.
+pub(super) async fn tell_queued(amqp: &Amqp, sums: &Sums) {
+    if sums.open() == 0 {
+        return;
+    }
+    if let Ok(waiting) = Waiting::look(amqp).await {
+        telemetry::say(&queued(waiting, sums.of(Status::Unknown)));
+    }
 }
 
 /// Says what became of each request: on standard output, and in a report.
@@ -126,6 +160,12 @@ pub(super) async fn letters(amqp: &Amqp, cases: &Cases) -> Letters {
     }
     let (queue, snapshot) = match DeadLetterQueue::open(amqp).await {
         Ok(opened) => opened,
+        Err(err) if err.is_denied() => {
+            telemetry::say(
+                "dead letters were not read (no right to the queue); the sums do not need them",
+            );
+            return found;
+        }
         Err(err) => {
             telemetry::say(&format!(
                 "the dead letters can't be read, so no reason comes from them: {err}"

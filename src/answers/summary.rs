@@ -1,6 +1,7 @@
 //! What became of many requests, for people: the sums, and those that are not erased.
 use std::fmt::Write;
 
+use convgroup_broker::declare::Waiting;
 use convgroup_domain::case::{LetterTold, PlaceEnd, ReportLine, Status, Sums};
 use convgroup_domain::code::CodeTable;
 use convgroup_domain::decide::{EXPIRED, MALFORMED};
@@ -9,18 +10,20 @@ use convgroup_domain::text::readable;
 use serde_json::json;
 
 use super::tail::reason;
+use crate::tool::count;
 
-/// Most requests that are named on a terminal; a report has all.
+/// Most requests of a kind that are named on a terminal; a report has all.
 const NAMED_MAX: usize = 20;
 
 /// The sums as a table. They add up: requested is erased, failed, mixed and open together.
 pub(crate) fn table(sums: &Sums) -> String {
     let mut text = String::new();
-    let mut row = |name: &str, count: usize, parts: &[(Status, &str)]| {
+    let of = |status: Status| (sums.of(status), status.label());
+    let mut row = |name: &str, count: usize, parts: &[(usize, &str)]| {
         let parts: Vec<String> = parts
             .iter()
-            .filter(|(status, _)| sums.of(*status) > 0)
-            .map(|(status, what)| format!("{} {}{what}", sums.of(*status), status.label()))
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
             .collect();
         let parts = if parts.is_empty() {
             String::new()
@@ -30,14 +33,16 @@ pub(crate) fn table(sums: &Sums) -> String {
         let _ = writeln!(text, "{name:<9} {count:>9}{parts}");
     };
     row("requested", sums.requested(), &[]);
-    row("erased", sums.erased(), &[]);
+    let verified = "for all groups, verified by an empty list";
+    row("erased", sums.erased(), &[(sums.verified(), verified)]);
     row(
         "failed",
         sums.failed(),
-        &[(Status::Expired, ""), (Status::Purged, "")],
+        &[of(Status::Expired), of(Status::Purged)],
     );
     row("mixed", sums.mixed(), &[]);
-    row("open", sums.open(), &[(Status::Unknown, " (nothing told)")]);
+    let unknown = (sums.of(Status::Unknown), "unknown (nothing told)");
+    row("open", sums.open(), &[unknown]);
     text
 }
 
@@ -46,13 +51,36 @@ pub(crate) fn sums_json(sums: &Sums) -> String {
     let object = json!({
         "requested": sums.requested(), "erased": sums.erased(), "failed": sums.failed(), "mixed": sums.mixed(), "open": sums.open(),
         "expired": sums.of(Status::Expired), "purged": sums.of(Status::Purged), "unknown": sums.of(Status::Unknown),
+        "verified": sums.verified(),
     });
     format!("{object}\n")
 }
 
-/// The requests that are not erased, each with why, as far as there is room.
+/// What is queued while requests are open, `unknown` of which nothing was told.
+pub(crate) fn queued(waiting: Waiting, unknown: usize) -> String {
+    let Waiting { main, delayed } = waiting;
+    let verb = if main == 1 { "waits" } else { "wait" };
+    let mut text = format!(
+        "{} {verb} in the main queue, {delayed} in the delay queues (what a daemon has in hand is not counted)",
+        count(main as usize, "message")
+    );
+    if unknown > 0 && main == 0 && delayed == 0 {
+        text += ". If that stays so, the unknown requests are not queued: `publish --resume` with the same events and manifest \
+                 publishes them";
+    }
+    text
+}
+
+/// The requests that are not erased, each with why, as far as there is room: those that are closed, and those that go on.
 #[derive(Debug, Default)]
 pub(crate) struct Unerased {
+    closed: Named,
+    open: Named,
+}
+
+/// The first of some requests.
+#[derive(Debug, Default)]
+struct Named {
     lines: Vec<String>,
     more: usize,
 }
@@ -63,20 +91,33 @@ impl Unerased {
         if line.status == Status::Erased {
             return;
         }
-        if self.lines.len() == NAMED_MAX {
-            self.more += 1;
+        let named = if line.status.is_closed() {
+            &mut self.closed
+        } else {
+            &mut self.open
+        };
+        if named.lines.len() == NAMED_MAX {
+            named.more += 1;
             return;
         }
-        self.lines.push(format!(
-            "  {:<7}  {}  {}\n",
+        let place = line.line.map(|number| format!("  line {number}"));
+        named.lines.push(format!(
+            "  {:<7}  {}{}  {}\n",
             line.status.label(),
             readable(&line.id),
+            place.unwrap_or_default(),
             readable(&why(line, codes))
         ));
     }
 
     /// As text; empty where all are erased. `all` says where all of them stand.
     pub(crate) fn text(self, all: &str) -> String {
+        self.closed.text("not erased:", all) + &self.open.text("not closed:", all)
+    }
+}
+
+impl Named {
+    fn text(self, head: &str, all: &str) -> String {
         if self.lines.is_empty() {
             return String::new();
         }
@@ -84,7 +125,7 @@ impl Unerased {
             0 => String::new(),
             more => format!("  and {more} more; {all}\n"),
         };
-        format!("not erased:\n{}{more}", self.lines.concat())
+        format!("{head}\n{}{more}", self.lines.concat())
     }
 }
 
@@ -146,6 +187,7 @@ fn explained(cause: Option<&str>, code: Option<&str>, codes: &CodeTable) -> Stri
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::num::NonZeroU32;
 
     use convgroup_domain::case::{Cases, Heard};
     use convgroup_domain::manifest::Groups;
@@ -213,7 +255,7 @@ mod tests {
             failed            3  of these 1 expired, 1 purged
             mixed             1
             open              2  of these 1 unknown (nothing told)
-            {"erased":1,"expired":1,"failed":3,"mixed":1,"open":2,"purged":1,"requested":7,"unknown":1}
+            {"erased":1,"expired":1,"failed":3,"mixed":1,"open":2,"purged":1,"requested":7,"unknown":1,"verified":0}
         "#]].assert_eq(&(table(&sums) + &sums_json(&sums)));
     }
 
@@ -222,6 +264,9 @@ mod tests {
         let codes = CodeTable::new(&BTreeMap::new());
         let mut unerased = Unerased::default();
         for mut line in cases().lines() {
+            if line.id == "e" {
+                line.line = NonZeroU32::new(17);
+            }
             if line.id == "d" {
                 line.dead_letter = Some(LetterTold {
                     cause: "delivery_limit".to_owned(),
@@ -235,12 +280,25 @@ mod tests {
         expect![[r#"
             not erased:
               mixed    b  rejected 51011: the group name is longer than the API allows (32 bytes; newer pages say 64)
-              open     c  not closed: 1 of its groups told so far
-              unknown  d  nothing was told of it; in the dead letters: delivery_limit
-              expired  e  expired: the moment that the event allows had passed
+              expired  e  line 17  expired: the moment that the event allows had passed
               purged   f  its dead letter was removed
               failed   g  malformed: the event can't be read
+            not closed:
+              open     c  not closed: 1 of its groups told so far
+              unknown  d  nothing was told of it; in the dead letters: delivery_limit
         "#]].assert_eq(&unerased.text("no more"));
+    }
+
+    #[test]
+    fn what_is_queued_is_told_with_what_it_means() {
+        let texts = [(3, 0, 1), (1, 2, 1), (0, 0, 0), (0, 0, 2)]
+            .map(|(main, delayed, unknown)| queued(Waiting { main, delayed }, unknown) + "\n");
+        expect![[r#"
+            3 messages wait in the main queue, 0 in the delay queues (what a daemon has in hand is not counted)
+            1 message waits in the main queue, 2 in the delay queues (what a daemon has in hand is not counted)
+            0 messages wait in the main queue, 0 in the delay queues (what a daemon has in hand is not counted)
+            0 messages wait in the main queue, 0 in the delay queues (what a daemon has in hand is not counted). If that stays so, the unknown requests are not queued: `publish --resume` with the same events and manifest publishes them
+        "#]].assert_eq(&texts.concat());
     }
 
     #[test]

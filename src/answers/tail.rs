@@ -13,6 +13,7 @@ use convgroup_domain::text::readable;
 use super::export::one_line;
 use super::wait::Trouble;
 use super::{Skipped, read_ledger};
+use crate::telemetry;
 use crate::tool::{Exit, Failure, offer};
 
 /// So many are shown where nothing says since when.
@@ -43,6 +44,24 @@ impl Plan {
         status && asked.is_none_or(|id| id == data.request.id)
     }
 
+    /// What is said where a request is asked for and nothing is found.
+    fn none(&self) -> Option<String> {
+        let id = readable(self.request.as_deref()?);
+        let with = if self.statuses.is_empty() {
+            ""
+        } else {
+            " with this status"
+        };
+        let since = if self.since_ms.is_some() {
+            " since then"
+        } else {
+            ""
+        };
+        Some(format!(
+            "the ledger holds no answer{with} to the request {id}{since}"
+        ))
+    }
+
     fn shown(&self, heard: &Heard, json: &[u8]) -> String {
         if self.json {
             return String::from_utf8_lossy(&one_line(json)).into_owned();
@@ -54,17 +73,23 @@ impl Plan {
 pub(crate) async fn tail(amqp: &Amqp, plan: &Plan) -> Result<Exit, Failure> {
     let ledger = Ledger::open(amqp).await?;
     let mut reader = ControlFlow::Continue(());
-    match plan.since_ms {
-        Some(since_ms) => {
-            read_ledger(&ledger, Some(since_ms), |read| {
-                if plan.means(&read.heard) {
-                    reader = offer(&plan.shown(&read.heard, read.json))?;
-                }
-                Ok(reader)
-            })
-            .await?;
-        }
-        None => reader = offer(&last(&ledger, plan).await?)?,
+    let mut found = false;
+    if let Some(since_ms) = plan.since_ms {
+        read_ledger(&ledger, Some(since_ms), |read| {
+            if plan.means(&read.heard) {
+                found = true;
+                reader = offer(&plan.shown(&read.heard, read.json))?;
+            }
+            Ok(reader)
+        })
+        .await?;
+    } else {
+        let last = last(&ledger, plan).await?;
+        found = !last.is_empty();
+        reader = offer(&last)?;
+    }
+    if !found && let Some(none) = plan.none() {
+        telemetry::say(&none);
     }
     if !plan.follow || reader.is_break() {
         return Ok(Exit::Done);
@@ -224,5 +249,10 @@ mod tests {
         assert!(plan(&[Status::Mixed, Status::Failed], Some("req-1")).means(&heard));
         assert!(!plan(&[Status::Mixed], None).means(&heard));
         assert!(!plan(&[], Some("req-2")).means(&heard));
+        assert_eq!(plan(&[], None).none(), None);
+        assert_eq!(
+            plan(&[Status::Mixed], Some("req\u{1b}")).none().unwrap(),
+            "the ledger holds no answer with this status to the request req\\u{1b}"
+        );
     }
 }

@@ -1,15 +1,18 @@
 //! Waiting for the answers to what was published: progress, pace and what is left.
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use convgroup_broker::BrokerError;
-use convgroup_broker::ledger::Follower;
+use convgroup_broker::ledger::{Follower, Ledger, Start};
 use convgroup_domain::case::{Cases, Sums};
+use convgroup_domain::quote::shell;
 use tokio::time::MissedTickBehavior;
 
 use super::Skipped;
 use crate::telemetry;
-use crate::tool::{count, progress};
+use crate::tool::{Exit, Failure, Interrupt, another, count, progress};
 
 /// How often a line tells how it goes, where there is no terminal.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,23 +26,29 @@ pub(crate) enum Waited {
     Closed,
     /// Not in time.
     TimedOut,
-    /// Somebody pressed Ctrl-C.
+    /// Ctrl-C, or SIGTERM.
     Interrupted,
     /// The ledger can't be read any more.
     Broken(BrokerError),
 }
 
-/// Follows the ledger until so many requests are closed.
+/// Follows a ledger from the end that was found.
+pub(crate) fn from_the_end(ledger: Ledger) -> Follower {
+    let end = ledger.end();
+    ledger.follow(end.map_or(Start::First, |end| Start::Offset(end + 1)))
+}
+
+/// Follows the ledger until so many requests are closed. A signal ends the wait, and after it the process.
 pub(crate) async fn wait(
     cases: &mut Cases,
     mut follower: Follower,
     awaited: usize,
     timeout: Duration,
+    mut interrupt: Interrupt,
 ) -> Waited {
     let bar = progress(awaited, "closed, {rate}");
     let began = Instant::now();
     let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut pace, mut trouble, mut told_at) = (Pace::default(), Trouble::default(), began);
@@ -67,11 +76,56 @@ pub(crate) async fn wait(
                 }
             }
             () = &mut deadline => break Waited::TimedOut,
-            _ = &mut interrupt => break Waited::Interrupted,
+            _ = interrupt.heard() => break Waited::Interrupted,
         }
     };
     bar.finish_and_clear();
+    interrupt.let_end();
     waited
+}
+
+/// How a tool ends that has waited. `exit` is its own where all is closed; `open` requests are not.
+pub(crate) fn ended(
+    waited: Waited,
+    exit: Exit,
+    open: usize,
+    timeout: Duration,
+    next: &str,
+) -> Result<Exit, Failure> {
+    let still = format!("{}{next}", still(open));
+    match waited {
+        Waited::Closed => Ok(exit),
+        Waited::TimedOut => Err(Failure::new(
+            Exit::Other,
+            anyhow!("--timeout {} is over: {still}", short(timeout)),
+        )),
+        Waited::Interrupted => Err(Failure::new(Exit::Other, anyhow!("interrupted: {still}"))),
+        Waited::Broken(err) => Err(Failure::from(err).context(still)),
+    }
+}
+
+/// What is said of those that are not closed.
+fn still(open: usize) -> String {
+    match open {
+        1 => "1 request is not answered to the end. It goes on by itself".to_owned(),
+        open => format!("{open} requests are not answered to the end. They go on by themselves"),
+    }
+}
+
+/// How one goes on where waiting has ended and all is published. A report that was written now keeps its name.
+pub(crate) fn go_on(manifest: Option<&Path>, report: Option<&Path>) -> String {
+    let stdin = Path::new("-");
+    let Some(manifest) = manifest.filter(|manifest| *manifest != stdin) else {
+        return "; without a file with the manifest only `outcomes tail --request ID` tells of one, by its id"
+            .to_owned();
+    };
+    let quoted = |path: &Path| shell(&path.to_string_lossy());
+    let report = report.map(|report| format!(" --report {}", quoted(&another(report))));
+    format!(
+        ". To wait on: convgroup-deleter reconcile --manifest {} --wait{}",
+        quoted(manifest),
+        report.unwrap_or_default()
+    )
 }
 
 /// How it goes, as a line.
@@ -153,6 +207,8 @@ impl Trouble {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect;
+
     use super::*;
 
     #[test]
@@ -186,6 +242,34 @@ mod tests {
         assert_eq!(
             so_far(&sums, 3, 2.0),
             "0 of 3 requests closed (0 erased), 2/s, 2s left"
+        );
+    }
+
+    #[test]
+    fn what_goes_on_can_be_waited_for() {
+        expect![[r"
+            1 request is not answered to the end. It goes on by itself
+            0 requests are not answered to the end. They go on by themselves
+            2 requests are not answered to the end. They go on by themselves
+        "]]
+        .assert_eq(&[1, 0, 2].map(|open| still(open) + "\n").concat());
+        let manifest = Some(Path::new("it's.ndjson"));
+        let report = Some(Path::new("/nowhere/report.ndjson"));
+        expect![[r"
+            ; without a file with the manifest only `outcomes tail --request ID` tells of one, by its id
+            ; without a file with the manifest only `outcomes tail --request ID` tells of one, by its id
+            . To wait on: convgroup-deleter reconcile --manifest 'it'\''s.ndjson' --wait
+            . To wait on: convgroup-deleter reconcile --manifest 'it'\''s.ndjson' --wait --report /nowhere/report-2.ndjson
+        "]]
+        .assert_eq(
+            &[
+                go_on(None, report),
+                go_on(Some(Path::new("-")), report),
+                go_on(manifest, None),
+                go_on(manifest, report),
+            ]
+            .map(|text| text + "\n")
+            .concat(),
         );
     }
 }

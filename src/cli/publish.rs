@@ -1,19 +1,22 @@
 //! `publish`: events from arguments, a file or standard input, each confirmed by the broker; with a manifest of them, and until they are
 //! answered, where that is asked for.
 use std::io::{BufRead, BufReader};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
-use crate::answers::published::{Following, Plan};
+use crate::answers::published::{Following, Given, Plan};
 use crate::answers::{Since, since};
 use crate::config::Settings;
-use crate::tool::{Exit, Failure, count, progress, say};
+use crate::telemetry;
+use crate::tool::{Exit, Failure, Interrupt, count, progress, say};
 use convgroup_broker::feed::{Feed, FeedEvent, RefusedEvent, Stopped};
-use convgroup_domain::encoding;
-use convgroup_domain::message::{DeleteGroups, Target, decode};
-use convgroup_domain::text::BYTE_ORDER_MARK;
+use convgroup_domain::cloudevent::Form;
+use convgroup_domain::message::{DeleteGroups, Target};
+use convgroup_domain::text::{BYTE_ORDER_MARK, readable};
+use convgroup_domain::{encoding, moment, outcome, request};
 use convgroup_host::clock::unix_ms;
 
 /// Most mistakes that are listed before nothing is published.
@@ -24,6 +27,7 @@ const MISTAKES_SHOWN: usize = 10;
 Examples:
   convgroup-deleter publish --user user15 test0 test1
   convgroup-deleter publish --user user15 --all-groups --not-after 2026-12-01T00:00:00Z
+  convgroup-deleter publish --user user15 test0 --id account-closed-4711 --app billing
   convgroup-deleter publish --file events.ndjson
   echo '{\"From_Account\":\"user15\",\"GroupName\":[\"test0\"]}' | convgroup-deleter publish --file -
   convgroup-deleter publish --file events.ndjson --manifest manifest.ndjson --wait
@@ -52,7 +56,14 @@ pub(super) struct Args {
         conflicts_with = "file"
     )]
     not_after: Option<String>,
-    /// A file with one event (JSON) per line; `-` is standard input.
+    /// Name the request by this id in its answers: 1 to 200 bytes, which no other request may have. Without it
+    /// a UUID is made, and printed.
+    #[arg(long, value_name = "ID", requires = "user", conflicts_with = "file", value_parser = id)]
+    id: Option<String>,
+    /// Say who asks, for the routing keys of the answers (`STATUS.NAME`): 1 to 64 letters, digits, `_` and `-`.
+    #[arg(long, value_name = "NAME", value_parser = app)]
+    app: Option<String>,
+    /// A file with one event (JSON), alone or in a CloudEvent, per line; `-` is standard input.
     #[arg(long, value_name = "FILE", required_unless_present = "user")]
     file: Option<PathBuf>,
     /// Publish lines as they stand, broken ones too (they end in the dead letters).
@@ -71,7 +82,8 @@ struct Answers {
     /// Go on with the same events and the manifest of an earlier run: publish those that have no answer in the ledger.
     #[arg(long, requires = "manifest")]
     resume: bool,
-    /// With --resume: read the ledger from so long ago (7d), or from this moment on, which must be before the manifest was written.
+    /// With --resume: read the ledger from this moment on, or from so long ago (`7d` for a week), which must be before the manifest
+    /// was written. Without it all that is kept is read.
     #[arg(long, value_name = "WHEN", value_parser = since, requires = "resume")]
     since: Option<Since>,
     /// Wait until all is answered, and say what became of it.
@@ -87,7 +99,7 @@ struct Answers {
 
 pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Failure> {
     let amqp = settings.amqp()?;
-    let bodies = events(&args)?;
+    let given = events(&args)?;
     let asked = &args.answers;
     let plan = Plan {
         manifest: asked.manifest.as_deref(),
@@ -96,48 +108,115 @@ pub(super) async fn publish(settings: &Settings, args: Args) -> Result<Exit, Fai
         wait: asked.wait.then_some(asked.timeout),
         report: asked.report.as_deref(),
     };
-    let mut events = plan.events(bodies)?;
-    let mut feed = Feed::open(&amqp).await?;
+    let mut events = plan.events(given)?;
+    let mut feed = Feed::open(&amqp, args.app.as_deref()).await?;
     let following = Following::begin(&plan, settings, &amqp, &mut events).await?;
+    // Without --wait there is nothing to be said at the end, and a signal ends the process as it ends any other.
+    let mut interrupt = asked.wait.then(Interrupt::new).transpose()?;
     let started = Instant::now();
-    let published = published(&mut feed, &events.left).await;
-    let (done, refused, cause) = match published {
-        Ok(refused) => (events.left.len(), refused, None),
-        Err(stopped) => (stopped.done, stopped.refused, Some(stopped.cause)),
-    };
-    let refused_before = refused.iter().filter(|event| event.index < done).count();
-    say(&format!(
-        "{} published and confirmed in {:.1} s\n",
-        count(done - refused_before, "event"),
-        started.elapsed().as_secs_f64()
-    ))?;
-    if let Some(err) = cause {
-        return Err(Failure::from(err).context(format!(
-            "{} of {} events are not confirmed; publish the whole again{}, repeats do no harm",
-            events.left.len() - done + refused_before,
+    let again = |left: usize| {
+        format!(
+            "{left} of {} events are not confirmed; publish the whole again{}, repeats do no harm",
             events.left.len(),
             if plan.manifest.is_some() {
                 " with --resume"
             } else {
                 ""
             }
-        )));
+        )
+    };
+    let published = published(&mut feed, &events.left, interrupt.as_mut()).await;
+    let (done, refused, cause) = match published {
+        Published::All(refused) => (events.left.len(), refused, None),
+        Published::Stopped(stopped) => (stopped.done, stopped.refused, Some(stopped.cause)),
+        Published::Interrupted(done) => {
+            let problem = again(events.left.len() - done);
+            return Err(Failure::new(Exit::Other, anyhow!("interrupted: {problem}")));
+        }
+    };
+    let refused_before = refused.iter().filter(|event| event.index < done).count();
+    if events.left.is_empty() {
+        say("nothing is left to be published\n")?;
+    } else {
+        say(&format!(
+            "{} published and confirmed in {:.1} s\n",
+            count(done - refused_before, "event"),
+            started.elapsed().as_secs_f64()
+        ))?;
+    }
+    if let Some(err) = cause {
+        let left = events.left.len() - done + refused_before;
+        return Err(Failure::from(err).context(again(left)));
+    }
+    if let (Some(_), [event], []) = (&args.user, &events.left[..], &refused[..]) {
+        say(&format!("request {}\n", readable(&event.id)))?;
     }
     let refusals = refusals(&refused, &events.numbers);
-    let exit = following.end(refused.len()).await?;
-    match refusals {
-        None => Ok(exit),
-        Some(refusals) => Err(Failure::new(Exit::Other, anyhow!(refusals))),
+    if let Some(refusals) = &refusals {
+        telemetry::say(&format!("convgroup-deleter: {refusals}"));
     }
+    let exit = following.end(refused.len(), interrupt).await?;
+    Ok(if refusals.is_some() {
+        Exit::Other
+    } else {
+        exit
+    })
 }
+
+/// How publishing ended.
+enum Published {
+    /// Each event has its end; these were refused.
+    All(Vec<RefusedEvent>),
+    /// Nothing more can be published.
+    Stopped(Stopped),
+    /// Somebody asked for its end, when so many events had theirs.
+    Interrupted(usize),
+}
+
 /// Publishes all, with progress on a terminal.
-async fn published(feed: &mut Feed, events: &[FeedEvent]) -> Result<Vec<RefusedEvent>, Stopped> {
+async fn published(
+    feed: &mut Feed,
+    events: &[FeedEvent],
+    interrupt: Option<&mut Interrupt>,
+) -> Published {
     let bar = progress(events.len(), "confirmed, {rate}");
-    let published = feed
-        .publish_all(events, |done| bar.set_position(done as u64))
-        .await;
+    let publishing = feed.publish_all(events, |done| bar.set_position(done as u64));
+    let interrupted = async {
+        match interrupt {
+            Some(interrupt) => {
+                interrupt.heard().await;
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let published = tokio::select! {
+        published = publishing => match published {
+            Ok(refused) => Published::All(refused),
+            Err(stopped) => Published::Stopped(stopped),
+        },
+        () = interrupted => Published::Interrupted(usize::try_from(bar.position()).unwrap_or_default()),
+    };
     bar.finish_and_clear();
     published
+}
+
+/// An argument that can't be used.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Unusable {
+    #[error("an id has 1 to {} bytes", request::ID_BYTES_MAX)]
+    Id,
+    #[error("it is 1 to 64 letters (a to z, A to Z), digits, `_` and `-`")]
+    App,
+}
+
+fn id(text: &str) -> Result<String, Unusable> {
+    let text = text.to_owned();
+    request::is_id(&text).then_some(text).ok_or(Unusable::Id)
+}
+
+fn app(text: &str) -> Result<String, Unusable> {
+    let text = text.to_owned();
+    outcome::is_app(&text).then_some(text).ok_or(Unusable::App)
 }
 
 /// Which events the broker refused, the first of them with the reason; nothing where it took all. `numbers` are those of the events that
@@ -162,7 +241,7 @@ fn refusals(refused: &[RefusedEvent], numbers: &[usize]) -> Option<String> {
     ))
 }
 
-fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
+fn events(args: &Args) -> Result<Vec<Given>, Failure> {
     let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
     if let Some(user) = &args.user {
         let target = if args.all_groups {
@@ -172,7 +251,18 @@ fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
         };
         let event = DeleteGroups::encode(user, target, args.not_after.as_deref())
             .map_err(|err| usage(anyhow!(err)))?;
-        return Ok(vec![event]);
+        let last = args.not_after.as_deref();
+        if let Some(last) = last.filter(|last| is_past(last, unix_ms())) {
+            return Err(usage(anyhow!(
+                "--not-after {last} has passed: no call would be made for it; nothing was published"
+            )));
+        }
+        return Ok(vec![Given {
+            body: event,
+            form: Form::Plain,
+            id: args.id.clone(),
+            line: None,
+        }]);
     }
     let path = args.file.as_deref().unwrap_or(Path::new("-"));
     let lines = if path == Path::new("-") {
@@ -186,15 +276,24 @@ fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     let lines = lines
         .with_context(|| format!("{} can't be read", path.display()))
         .map_err(usage)?;
-    if args.unchecked {
-        return Ok(lines.into_iter().map(|(_, line)| line).collect());
+    let total = lines.len();
+    let mut given = Vec::with_capacity(total);
+    let mut wrong = Vec::new();
+    for (number, body) in lines {
+        let form = Form::of(&body);
+        let read = form.decode(&body);
+        if let Err(err) = read.event {
+            wrong.push(format!("line {number}: {err}"));
+        }
+        given.push(Given {
+            body,
+            form,
+            id: read.cloudevents_id,
+            line: u32::try_from(number).ok().and_then(NonZeroU32::new),
+        });
     }
-    let wrong: Vec<String> = lines
-        .iter()
-        .filter_map(|(number, line)| Some(format!("line {number}: {}", decode(line).err()?)))
-        .collect();
-    if wrong.is_empty() {
-        return Ok(lines.into_iter().map(|(_, line)| line).collect());
+    if args.unchecked || wrong.is_empty() {
+        return Ok(given);
     }
     let shown = wrong
         .iter()
@@ -211,9 +310,14 @@ fn events(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     Err(usage(anyhow!(
         "{} of {} events in {} are broken; nothing was published (--unchecked publishes them as they are)\n  {shown}{more}",
         wrong.len(),
-        lines.len(),
+        total,
         path.display()
     )))
+}
+
+/// Whether a moment has passed.
+fn is_past(text: &str, now_ms: i64) -> bool {
+    moment::parse(text).is_some_and(|last| last < now_ms)
 }
 
 /// The lines that are not blank, as bytes, with their numbers from 1.

@@ -1,5 +1,6 @@
 //! What all tools share: exit codes, failures that know theirs, and what is written on a terminal.
 mod exit;
+mod interrupt;
 mod new_file;
 
 use std::fmt;
@@ -10,7 +11,8 @@ use convgroup_domain::code::CodeTable;
 use indicatif::{HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 pub use exit::{Exit, Failure};
-pub(crate) use new_file::NewFile;
+pub(crate) use interrupt::Interrupt;
+pub(crate) use new_file::{NewFile, another};
 
 /// What is wrong with a code, and which ones there are.
 pub(crate) fn no_code(codes: &CodeTable, code: &str) -> Failure {

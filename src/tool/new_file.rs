@@ -4,6 +4,8 @@ use std::io::{self, BufWriter, ErrorKind, IntoInnerError, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
+
 use super::{Exit, Failure};
 
 /// A new file, which only its owner may read. It has its name when all of it is on the disk; until then a temporary file in the same
@@ -23,7 +25,7 @@ impl NewFile {
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
         if path == Path::new("-") {
             let problem = "`-` is no file here: name one";
-            return Err(Failure::new(Exit::Usage, anyhow::anyhow!(problem)));
+            return Err(Failure::new(Exit::Usage, anyhow!(problem)));
         }
         let created = Self::try_create(path);
         created.map_err(|err| explained(path, err))
@@ -76,13 +78,31 @@ impl NewFile {
 }
 
 fn explained(path: &Path, err: io::Error) -> Failure {
-    let what = if err.kind() == ErrorKind::AlreadyExists {
-        "is there already (an existing file is not overwritten)"
+    let name = path.display();
+    let err = if err.kind() == ErrorKind::AlreadyExists {
+        anyhow!("{name} is there already (an existing file is not overwritten)")
     } else {
-        "can't be written; nothing of it was left behind"
+        let what = format!("{name} can't be written; nothing of it was left behind");
+        anyhow::Error::new(err).context(what)
     };
-    let err = anyhow::Error::new(err).context(format!("{} {what}", path.display()));
     Failure::new(Exit::Other, err)
+}
+
+/// A name like this one that nothing has yet: `report-2.ndjson` for `report.ndjson`.
+pub(crate) fn another(path: &Path) -> PathBuf {
+    let is_free = |path: &PathBuf| path.symlink_metadata().is_err();
+    let mut names = (2..).map(|number: u32| numbered(path, number));
+    names.find(is_free).unwrap_or_else(|| path.to_owned())
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{number}"));
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
 }
 
 fn folder(path: &Path) -> &Path {
@@ -119,5 +139,27 @@ struct Temporary(PathBuf);
 impl Drop for Temporary {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_name_is_like_the_first() {
+        for (path, expect) in [
+            ("report.ndjson", "report-3.ndjson"),
+            ("a/report", "a/report-3"),
+            ("/r/.hidden", "/r/.hidden-3"),
+        ] {
+            assert_eq!(numbered(Path::new(path), 3), Path::new(expect));
+        }
+        let folder = tempfile::TempDir::new().unwrap();
+        for expect in ["report-2.ndjson", "report-3.ndjson"] {
+            let free = another(&folder.path().join("report.ndjson"));
+            assert_eq!(free, folder.path().join(expect));
+            File::create(free).unwrap();
+        }
     }
 }

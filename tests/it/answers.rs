@@ -602,7 +602,10 @@ async fn a_redriven_letter_is_answered_in_its_next_round_and_a_removed_one_is_cl
         .await;
     assert_eq!(code, 0, "{output}");
     world.drained(&daemon, PATIENCE, || Ok(())).await;
-    let books = Books::of(&world).await;
+    let ledger = world.broker.read_stream(world.config.ledger()).await;
+    let texts: Vec<String> = ledger.iter().map(Message::text).collect();
+    assert!(!texts.concat().contains("user1"), "{texts:?}");
+    let books = Books::kept(&ledger);
     books.check("again", &["erased", "erased"]);
     let rounds: Vec<u64> = books.case("again").told.iter().map(|it| it.round).collect();
     assert_eq!(rounds, [0, 1]);
@@ -765,6 +768,14 @@ async fn ids_are_told_where_the_operator_asks_for_it() {
     let body = br#"{"From_Account":"user1","AllGroups":true}"#;
     world.publish_raw(body, named("all")).await;
     world.drained(&daemon, PATIENCE, || Ok(())).await;
+    world
+        .sandbox
+        .add_fault(Rule::new(Fault::code(51011)).group("bad"));
+    request(&world, "purged", "user1", &["bad"]).await;
+    eventually_settled(&daemon, "dead_lettered", 1).await;
+    let purge = ["dlq", "purge", "--all", "--yes", "--no-export"];
+    let (code, output) = world.tool(&purge).await;
+    assert_eq!(code, 0, "{output}");
     for message in world.broker.read_stream(world.config.ledger()).await {
         let json: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
         let data = &json["data"];
@@ -777,6 +788,7 @@ async fn ids_are_told_where_the_operator_asks_for_it() {
             .collect();
         let wanted: &[&str] = match data["request"]["id"].as_str() {
             Some("named") => &["a", "gone"],
+            Some("purged") => &["bad"],
             _ => &["b"],
         };
         assert_eq!(groups, wanted);

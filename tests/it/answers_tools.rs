@@ -146,6 +146,12 @@ async fn the_last_answers_are_shown_and_nothing_is_taken_out() {
     assert!(found.iter().all(|it| it["data"]["request"]["id"] == "bad"));
     let args = ["outcomes", "tail", "--request", "r-7"];
     assert_eq!(run(&world, &args).await.exits(0).stdout.lines().count(), 1);
+    for since in [&[][..], &["--since", "1h"]] {
+        let args = [&["outcomes", "tail", "--request", "nobody's"], since].concat();
+        let none = run(&world, &args).await.exits(0);
+        none.says(&["the ledger holds no answer to the request nobody's"]);
+        assert_eq!(none.stdout, "");
+    }
     let since = run(&world, &["outcomes", "tail", "--since", "1m"])
         .await
         .exits(0);
@@ -184,6 +190,23 @@ async fn an_export_is_the_ledger_line_by_line() {
     let args = ["outcomes", "export", "--since", "1h", "--file", "-"];
     assert_eq!(lines(&run(&world, &args).await.exits(0).stdout).len(), 2);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// More than the broker sends without being asked for more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_ledger_is_read_to_its_end() {
+    let world = answering().await;
+    let ids: Vec<String> = (0..2500).map(|number| format!("r-{number}")).collect();
+    let outcomes: Vec<String> = ids.iter().map(|id| erased(id)).collect();
+    tell(&world, &outcomes).await;
+    let args = ["outcomes", "export", "--file", "-"];
+    let exported = run(&world, &args).await.exits(0);
+    let exported = lines(&exported.stdout);
+    let found: Vec<&str> = exported
+        .iter()
+        .filter_map(|line| line["data"]["request"]["id"].as_str())
+        .collect();
+    assert!(found == ids, "{} of {}", found.len(), ids.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,7 +336,13 @@ async fn a_right_that_is_missing_is_named_with_the_line_that_grants_it() {
     let reconciled = run(&world, &["reconcile", "--manifest", &manifest])
         .await
         .exits(1);
-    reconciled.says(&["the dead letters can't be read"]);
+    reconciled
+        .says(&["dead letters were not read (no right to the queue); the sums do not need them"]);
+    assert!(
+        !reconciled.stderr.contains("refused"),
+        "{}",
+        reconciled.stderr
+    );
     assert!(
         reconciled.stdout.contains("erased            1"),
         "{}",
@@ -398,6 +427,7 @@ async fn books_are_closed_offline_on_two_files() {
         open              1  of these 1 unknown (nothing told)
         not erased:
           failed   b  rejected 51011: the group name is longer than the API allows (32 bytes; newer pages say 64)
+        not closed:
           unknown  c  nothing was told of it
     "#]]).await;
     let found = statuses(&report);
@@ -481,6 +511,7 @@ async fn a_request_that_is_not_erased_is_named_with_the_reason_of_its_dead_lette
         open              2  of these 2 unknown (nothing told)
         not erased:
           failed   rejected  rejected 51011: the group name is longer than the API allows (32 bytes; newer pages say 64); in the dead letters
+        not closed:
           unknown  lost  nothing was told of it; in the dead letters: exhausted 50004: internal server error
           unknown  nowhere  nothing was told of it
     "#]].assert_eq(&ran.stdout);
@@ -494,6 +525,10 @@ async fn a_request_that_is_not_erased_is_named_with_the_reason_of_its_dead_lette
         })
         .collect();
     assert_eq!(letters, ["-", "rejected", "exhausted", "-"]);
+    ran.says(&[
+        "0 messages wait in the main queue, 0 in the delay queues",
+        "`publish --resume`",
+    ]);
     let args = [
         "reconcile",
         "--manifest",
@@ -504,7 +539,7 @@ async fn a_request_that_is_not_erased_is_named_with_the_reason_of_its_dead_lette
     ];
     let sums = run(&world, &args).await.exits(1).stdout;
     expect![[r#"
-        {"erased":1,"expired":0,"failed":1,"mixed":0,"open":2,"purged":0,"requested":4,"unknown":2}
+        {"erased":1,"expired":0,"failed":1,"mixed":0,"open":2,"purged":0,"requested":4,"unknown":2,"verified":0}
     "#]]
     .assert_eq(&sums);
     // Nothing was taken out of the dead letters.
@@ -563,7 +598,10 @@ async fn a_manifest_says_what_is_published_and_a_second_run_finishes_it() {
         .collect();
     assert_eq!(found, asked);
     let again = run(&world, &args).await.exits(1);
-    again.says(&["is there already"]);
+    again.says(&[
+        "is there already (an existing file is not overwritten). ",
+        "--resume",
+    ]);
     // Two are answered, the third in part: it is under way.
     let part = made(
         &asked[2],
@@ -613,6 +651,12 @@ async fn a_manifest_says_what_is_published_and_a_second_run_finishes_it() {
         ];
         let refused = run(&world, &args).await.exits(64);
         refused.says(&["--resume takes the events of the run before"]);
+        assert_eq!(
+            refused.stderr.matches("manifest.ndjson").count(),
+            1,
+            "{}",
+            refused.stderr
+        );
     }
     world
         .broker
@@ -644,8 +688,10 @@ async fn publish_waits_until_all_is_answered() {
     world.user("user1", &["c", "d"]);
     let args = ["publish", "--user", "user1", "--all-groups", "--wait"];
     let ran = run(&world, &args).await.exits(0);
-    assert!(ran.stdout.contains("erased            1"), "{}", ran.stdout);
-    let args = [
+    ran.says(&["at least 1 call at"]);
+    let verified = "erased            1  of these 1 for all groups, verified by an empty list";
+    assert!(ran.stdout.contains(verified), "{}", ran.stdout);
+    let past = [
         "publish",
         "--user",
         "user1",
@@ -654,8 +700,226 @@ async fn publish_waits_until_all_is_answered() {
         "2020-01-01T00:00:00Z",
         "--wait",
     ];
-    let ran = run(&world, &args).await.exits(1);
+    let refused = run(&world, &past).await.exits(64);
+    refused.says(&["--not-after 2020-01-01T00:00:00Z has passed"]);
+    let file = path(&folder, "expired.ndjson");
+    let late = r#"{"From_Account":"user1","AllGroups":true,"NotAfter":"2020-01-01T00:00:00Z"}"#;
+    std::fs::write(&file, format!("\n{late}\n")).unwrap();
+    let ran = run(&world, &["publish", "--file", &file, "--wait"]).await;
+    let ran = ran.exits(1);
     assert!(ran.stdout.contains("1 expired"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("  line 2  expired: "), "{}", ran.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_leads_back_to_the_events_and_tells_the_empty_list() {
+    let world = answering().await;
+    let folder = TempDir::new().unwrap();
+    let _daemon = world.daemon().await;
+    world.user("user1", &["a"]);
+    world.user("user2", &["b"]);
+    let file = path(&folder, "events.ndjson");
+    let cloud = r#"{"specversion":"1.0","id":"account-closed-4711","source":"/accounts","type":"closed","data":{"From_Account":"user1","AllGroups":true}}"#;
+    std::fs::write(&file, format!("{cloud}\n\n{}\n", event("user2", &["b"]))).unwrap();
+    let (manifest, report) = (path(&folder, "manifest"), path(&folder, "report"));
+    let args = [
+        "publish",
+        "--file",
+        &file,
+        "--app",
+        "billing",
+        "--manifest",
+        &manifest,
+        "--wait",
+        "--report",
+        &report,
+    ];
+    run(&world, &args).await.exits(0);
+    let told = lines(&std::fs::read_to_string(&report).unwrap());
+    assert_eq!(told[0]["id"], "account-closed-4711");
+    assert_eq!((&told[0]["line"], &told[1]["line"]), (&1.into(), &3.into()));
+    assert!(told[0]["verified_at"].is_string(), "{}", told[0]);
+    assert!(told[1].get("verified_at").is_none(), "{}", told[1]);
+    let answers = run(&world, &["outcomes", "tail", "--json"]).await.exits(0);
+    let from = |id: &str| {
+        let answers = lines(&answers.stdout);
+        let of = answers
+            .into_iter()
+            .find(|it| it["data"]["request"]["id"] == id);
+        of.unwrap()["data"]["request"]["id_from"].clone()
+    };
+    assert_eq!(from("account-closed-4711"), "cloudevents_id");
+    assert_eq!(from(told[1]["id"].as_str().unwrap()), "message_id");
+    // All of it has an answer: there is nothing to publish and nothing to wait for.
+    let resumed = [&args[..args.len() - 2], &["--resume"]].concat();
+    let resumed = run(&world, &resumed).await.exits(0);
+    assert!(!resumed.stderr.contains("waiting"), "{}", resumed.stderr);
+    let nothing = "nothing is left to be published\n";
+    assert!(resumed.stdout.starts_with(nothing), "{}", resumed.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_published_with_the_id_and_the_app_that_are_asked_for() {
+    let world = answering().await;
+    let folder = TempDir::new().unwrap();
+    let named = [
+        "publish", "--user", "u", "g", "--id", "closed-1", "--app", "billing",
+    ];
+    let ran = run(&world, &named).await.exits(0);
+    assert!(
+        ran.stdout.ends_with("\nrequest closed-1\n"),
+        "{}",
+        ran.stdout
+    );
+    let ran = run(&world, &["publish", "--user", "u", "g"]).await.exits(0);
+    let request = ran.stdout.lines().last().unwrap().to_owned();
+    let file = path(&folder, "events.ndjson");
+    let cloud = |id: &str| {
+        let event = event("u", &["g"]);
+        format!(r#"{{"specversion":"1.0","id":"{id}","source":"/s","type":"t","data":{event}}}"#)
+    };
+    std::fs::write(&file, cloud("e-1")).unwrap();
+    run(&world, &["publish", "--file", &file]).await.exits(0);
+    let read = world
+        .broker
+        .read(world.config.queue(), 3, convgroup_testkit::Settle::Ack)
+        .await;
+    let properties: Vec<[String; 3]> = read
+        .iter()
+        .map(|message| {
+            let of = &message.properties;
+            [of.message_id(), of.app_id(), of.content_type()]
+                .map(|text| text.as_ref().map_or(String::new(), ToString::to_string))
+        })
+        .collect();
+    let [one, two, three] = &properties[..] else {
+        panic!("three were published")
+    };
+    assert_eq!(one, &["closed-1", "billing", "application/json"]);
+    assert_eq!(format!("request {}", two[0]), request);
+    assert_eq!(two[1], "");
+    assert_eq!(three, &["e-1", "", "application/cloudevents+json"]);
+    let manifest = path(&folder, "manifest");
+    for (text, says) in [
+        (
+            cloud("e-1").replace("data", "payload"),
+            "line 1: `data` is missing",
+        ),
+        (
+            format!("\n{0}\n{0}", cloud("e-1")),
+            "line 3 has the id of line 2 again",
+        ),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let args = ["publish", "--file", &file, "--manifest", &manifest];
+        run(&world, &args).await.exits(64).says(&[says]);
+    }
+    assert!(!Path::new(&manifest).exists());
+    for args in [
+        ["--id", ""],
+        ["--id", &"i".repeat(201)],
+        ["--app", "a.b"],
+        ["--app", ""],
+    ] {
+        let args = [&["publish", "--user", "u", "g"], &args[..]].concat();
+        run(&world, &args).await.exits(64);
+    }
+    world
+        .broker
+        .eventually_depth(world.config.queue(), 0, PATIENCE)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconciliation_waits_until_all_is_closed() {
+    let world = answering().await;
+    let folder = TempDir::new().unwrap();
+    let manifest = path(&folder, "manifest.ndjson");
+    let report = path(&folder, "report.ndjson");
+    std::fs::write(&manifest, manifest_of(&["a", "b"])).unwrap();
+    tell(&world, &[erased("a")]).await;
+    let args = ["reconcile", "--manifest", &manifest, "--wait"];
+    let with_report = [&args[..], &["--report", &report]].concat();
+    let short = [&with_report[..], &["--timeout", "1s"]].concat();
+    let next = format!("reconcile --manifest {manifest} --wait --report ");
+    let second = path(&folder, "report-2.ndjson");
+    let late = run(&world, &short).await.exits(1);
+    late.says(&[
+        "--timeout 1s is over: 1 request is not answered to the end. It goes on by itself. To wait on: ",
+        &format!("{next}{second}"),
+    ]);
+    // What the next is called is free; the one that is there is refused before anything is waited for.
+    run(&world, &with_report)
+        .await
+        .exits(1)
+        .says(&["is there already"]);
+    for (signal, report, next_report) in [
+        ("TERM", &second, "report-2-2.ndjson"),
+        ("INT", &path(&folder, "other"), "other-2"),
+    ] {
+        let args = [&args[..], &["--report", report]].concat();
+        let mut waiting = world.tool_config(&args).spawn();
+        eventually("it waits", PATIENCE, async || {
+            let said = waiting.output();
+            said.contains("waiting for 1 answer")
+                .then_some(())
+                .ok_or(said)
+        })
+        .await;
+        waiting.signal(signal);
+        waiting.exits_with(1, PATIENCE).await;
+        let said = waiting.output();
+        assert!(said.contains("interrupted: 1 request"), "{said}");
+        assert!(
+            said.contains(&format!("{next}{}", path(&folder, next_report))),
+            "{said}"
+        );
+        assert_eq!(statuses(report)["b"], "unknown");
+    }
+    let mut waiting = world.tool_config(&args).spawn();
+    eventually("it waits", PATIENCE, async || {
+        let said = waiting.output();
+        said.contains("waiting for 1 answer")
+            .then_some(())
+            .ok_or(said)
+    })
+    .await;
+    tell(&world, &[erased("b")]).await;
+    waiting.exits_with(0, PATIENCE).await;
+    assert!(
+        waiting.stdout().contains("erased            2"),
+        "{}",
+        waiting.output()
+    );
+    let offline = [&args[..], &["--outcomes", &manifest]].concat();
+    run(&world, &offline).await.exits(64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_holds_no_outcome_is_named_for_what_it_is() {
+    let world = World::new().await;
+    let folder = TempDir::new().unwrap();
+    let (manifest, other) = (path(&folder, "manifest"), path(&folder, "other"));
+    std::fs::write(&manifest, manifest_of(&["secret-id"])).unwrap();
+    let report =
+        r#"{"id":"secret-id","status":"unknown","results":[],"rounds":0,"closed_at":null}"#;
+    for (text, says) in [
+        (
+            manifest_of(&["secret-id"]),
+            "line 1 is a line of a manifest",
+        ),
+        (format!("\n{report}"), "line 2 is a line of a report"),
+        ("secret-id,erased".to_owned(), "line 1 is no JSON"),
+    ] {
+        std::fs::write(&other, text).unwrap();
+        let args = ["reconcile", "--manifest", &manifest, "--outcomes", &other];
+        let refused = run(&world, &args).await.exits(64);
+        refused.says(&[says, "no line of it is an outcome"]);
+        assert!(!refused.stderr.contains("secret-id"), "{}", refused.stderr);
+    }
+    std::fs::write(&other, "\n").unwrap();
+    let args = ["reconcile", "--manifest", &manifest, "--outcomes", &other];
+    run(&world, &args).await.exits(1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -709,7 +973,10 @@ async fn waiting_ends_in_time_and_says_how_to_go_on() {
     ran.says(&[
         "--timeout 1s is over: 1 request is not answered",
         "reconcile --manifest '",
+        "1 message waits in the main queue",
     ]);
+    // It is said when all is published, and leads to a command that waits.
+    assert!(ran.stderr.contains(" --wait\n"), "{}", ran.stderr);
     assert!(ran.stdout.contains("1 unknown"), "{}", ran.stdout);
     let mut waiting = world
         .tool_config(&["publish", "--user", "user1", "a", "--wait"])
@@ -723,9 +990,10 @@ async fn waiting_ends_in_time_and_says_how_to_go_on() {
         }
     })
     .await;
-    waiting.signal("INT");
-    let code = waiting.wait_exit(PATIENCE).await;
-    assert!(code == 1 || code == -2, "{code}");
+    waiting.signal("TERM");
+    waiting.exits_with(1, PATIENCE).await;
+    let said = waiting.output();
+    assert!(said.contains("interrupted: 1 request is not"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -773,4 +1041,42 @@ async fn what_was_published_before_a_crash_can_be_reconciled() {
         .exits(0);
     assert!(ran.stdout.contains("erased          300"), "{}", ran.stdout);
     assert!(Path::new(&manifest).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_that_is_interrupted_says_how_to_go_on_and_leaves_no_report() {
+    let world = answering().await;
+    let folder = TempDir::new().unwrap();
+    let events = events_file(&folder, 60_000);
+    let (manifest, report) = (path(&folder, "manifest"), path(&folder, "report"));
+    let args = [
+        "publish",
+        "--file",
+        &events,
+        "--manifest",
+        &manifest,
+        "--wait",
+        "--report",
+        &report,
+    ];
+    let mut publishing = world.tool_config(&args).spawn();
+    eventually("it publishes", PATIENCE, async || {
+        let depth = world.broker.depth(world.config.queue()).await;
+        (depth > 0).then_some(()).ok_or(depth)
+    })
+    .await;
+    publishing.signal("TERM");
+    publishing.exits_with(1, PATIENCE).await;
+    let said = publishing.stderr();
+    assert!(said.contains("interrupted: "), "{said}");
+    assert!(
+        said.contains("of 60000 events are not confirmed; publish the whole again with --resume"),
+        "{said}"
+    );
+    let mut left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["events.ndjson", "manifest"]);
 }

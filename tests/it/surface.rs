@@ -370,9 +370,7 @@ async fn the_status_page_tells_a_person_on_call_what_happened_lately() {
 async fn the_status_page_needs_nothing_from_outside_and_is_not_kept() {
     let daemon = idle_daemon().await;
     let (head, page) = get(daemon.addr(), "/").await;
-    for outside in ["src=", "@import", "url(", "href=\"http", "href=\"//"] {
-        assert!(!page.contains(outside), "{outside} in\n{page}");
-    }
+    no_outside(&page);
     let policy = header(&head, "content-security-policy").expect("a policy");
     assert!(policy.starts_with("default-src 'none'; "), "{policy}");
     assert_eq!(header(&head, "cache-control").as_deref(), Some("no-store"));
@@ -380,6 +378,112 @@ async fn the_status_page_needs_nothing_from_outside_and_is_not_kept() {
         page.contains("name=\"viewport\"") && page.contains("http-equiv=\"refresh\""),
         "{page}"
     );
+}
+
+/// Nothing of the page comes from elsewhere: the only addresses on it are of its own parts.
+#[track_caller]
+fn no_outside(page: &str) {
+    for outside in ["src=", "@import", "href=\"http", "href=\"//"] {
+        assert!(!page.contains(outside), "{outside} in\n{page}");
+    }
+    for rest in page.split("url(").skip(1) {
+        assert!(rest.starts_with('#'), "an address in\n{page}");
+    }
+}
+
+/// What stands between the quotes after each of these.
+fn quoted<'p>(page: &'p str, before: &'static str) -> Vec<&'p str> {
+    let rest = page.split(before).skip(1);
+    rest.map(|rest| rest.split_once('"').expect("a quote").0)
+        .collect()
+}
+
+/// Each element that is opened is closed, in order; each id is there once, and what is referred to is there.
+#[track_caller]
+fn is_well_formed(page: &str) {
+    let (_, body) = page.split_once("<body>").expect("a body");
+    let (body, _) = body.split_once("<script>").expect("a script at its end");
+    let mut open = Vec::new();
+    for part in body.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').expect("the end of a tag");
+        assert!(!text.contains('>'), "{text}");
+        match tag.strip_prefix('/') {
+            Some(closed) => assert_eq!(open.pop(), Some(closed), "in\n{page}"),
+            None => open.push(tag.split(' ').next().expect("a name")),
+        }
+    }
+    assert!(open.is_empty(), "{open:?} stay open in\n{page}");
+    let ids = quoted(body, " id=\"");
+    let unique: BTreeSet<&str> = ids.iter().copied().collect();
+    assert_eq!(ids.len(), unique.len(), "{ids:?}");
+    for reference in ["aria-labelledby=\"", "aria-describedby=\""] {
+        for id in quoted(body, reference) {
+            assert!(unique.contains(id), "no {id} in\n{page}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_page_draws_what_happened() {
+    let world = World::new().await.set("CONVGROUP_RETRY__QUICK_ATTEMPTS", 0);
+    let daemon = busy_daemon(&world).await;
+    let drawn = eventually("the depths are drawn, too", PATIENCE, async || {
+        let page = daemon.http("/").await.1;
+        let told = page.contains("dead letters: 2 now, highest 2");
+        if told { Ok(page) } else { Err(page) }
+    });
+    let page = drawn.await;
+    no_outside(&page);
+    is_well_formed(&page);
+    assert!(page.len() < 100 * 1024, "{} bytes", page.len());
+    let shown = page.split_once("<script>").expect("a script at its end").0;
+    for wrong in ["NaN", "inf/s", "inf ms"] {
+        assert!(!shown.contains(wrong), "{wrong} in\n{page}");
+    }
+    assert_eq!(page.matches("<svg class=\"plot\" role=\"img\"").count(), 4);
+    // What was answered, with its layer; what was not, without.
+    let paths = quoted(&page, "<path class=\"");
+    for (look, is_there) in [
+        ("area look-deleted", true),
+        ("area look-gone", true),
+        ("area look-transient", true),
+        ("area look-rejected", true),
+        ("area look-throttled", false),
+        ("line line-1", true),
+        ("line line-2", true),
+        ("line line-3", true),
+    ] {
+        assert_eq!(paths.contains(&look), is_there, "{look} in\n{page}");
+    }
+    for path in quoted(&page, " d=\"") {
+        assert!(path.starts_with('M') && path.len() > 4, "{path}");
+    }
+    for told in [
+        "<h3>Calls per second</h3>",
+        "where the limit is 200/s. By class: deleted ",
+        "<h3>Age of the oldest message settled</h3>",
+        ", highest ≤ ",
+        "This replica works: the last message was delivered here ",
+        "Calls per second, as a table</summary>",
+    ] {
+        assert!(page.contains(told), "no {told} in\n{page}");
+    }
+}
+
+/// For those who read slowly, or listen.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_page_can_be_held_still() {
+    let daemon = idle_daemon().await;
+    for (path, reloads, other) in [
+        ("/", true, "href=\"?still\""),
+        ("/?still", false, "href=\"?\""),
+    ] {
+        let (status, page) = daemon.http(path).await;
+        assert_eq!(status, 200);
+        assert_eq!(page.contains("http-equiv=\"refresh\""), reloads, "{path}");
+        assert!(page.contains(other), "{path}: {page}");
+        is_well_formed(&page);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -503,11 +607,9 @@ fn allowed(head: &str) -> Vec<&str> {
 async fn the_links_of_the_status_page_lead_to_the_daemon_at_the_root_and_under_a_path() {
     let daemon = idle_daemon().await;
     let (_, page) = daemon.http("/").await;
-    let targets = page.split("<a href=\"").skip(1);
-    let targets: Vec<&str> = targets
-        .map(|rest| rest.split_once('"').unwrap().0)
-        .collect();
-    assert_eq!(targets, ["metrics", "readyz", "livez"], "{page}");
+    let links = page.split("<a ").skip(1);
+    let targets: Vec<&str> = links.map(|link| quoted(link, "href=\"")[0]).collect();
+    assert_eq!(targets, ["?still", "metrics", "readyz", "livez"], "{page}");
     for base in ["http://ops/", "https://ops/convgroup/", "https://ops/a/b/"] {
         let base = url::Url::parse(base).unwrap();
         for target in &targets {

@@ -1,4 +1,6 @@
 //! The lines of manifests and reports.
+use std::num::NonZeroU32;
+
 use convgroup_domain::case::{Cases, Heard, ReportLine};
 use convgroup_domain::manifest::{Asked, Groups};
 use convgroup_domain::message::decode;
@@ -17,6 +19,9 @@ const CHANGES: &[(&str, usize, &str)] = &[
     (MANIFEST, 0, "/sha256 -"),
     (MANIFEST, 0, r#"/sha256 "ABC""#),
     (MANIFEST, 0, r#"/user_sha256 "user15""#),
+    (MANIFEST, 2, "/line 0"),
+    (MANIFEST, 2, r#"/line "17""#),
+    (MANIFEST, 2, "/line 4294967296"),
     (REPORT, 0, "/id -"),
     (REPORT, 0, "/status -"),
     (REPORT, 0, r#"/status "done""#),
@@ -33,10 +38,15 @@ const CHANGES: &[(&str, usize, &str)] = &[
     (REPORT, 0, r#"/closed_at "yesterday""#),
     (REPORT, 2, r#"/closed_at "2026-11-25T18:20:11.120Z""#),
     (REPORT, 2, r#"/status "unknown""#),
-    (REPORT, 4, "/dead_letter/cause -"),
-    (REPORT, 4, "/dead_letter/code 51011"),
-    (REPORT, 4, r#"/dead_letter/failed_at "then""#),
-    (REPORT, 4, r#"/status "erased""#),
+    (REPORT, 2, r#"/verified_at "2026-11-25T18:20:11.120Z""#),
+    (REPORT, 3, r#"/verified_at "yesterday""#),
+    (REPORT, 3, "/verified_at null"),
+    (REPORT, 0, "/line 0"),
+    (REPORT, 0, "/line null"),
+    (REPORT, 5, "/dead_letter/cause -"),
+    (REPORT, 5, "/dead_letter/code 51011"),
+    (REPORT, 5, r#"/dead_letter/failed_at "then""#),
+    (REPORT, 5, r#"/status "erased""#),
 ];
 
 #[test]
@@ -72,6 +82,7 @@ fn every_line_that_the_program_writes_validates() {
     ] {
         let event = decode(body.as_bytes()).ok();
         let asked = Asked::new("req-1", body.as_bytes(), event.as_ref());
+        let asked = asked.in_line(NonZeroU32::new(17));
         manifest.check(&serde_json::from_str(&asked.to_line()).unwrap(), body);
     }
     // Each outcome alone and both of each pair, for a request of each kind.

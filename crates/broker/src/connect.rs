@@ -10,7 +10,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties};
 
 use super::address::BrokerAddress;
-use super::fault::Fault;
+use super::fault::{Fault, Meaning, Reply};
 use super::greeting::greet;
 use super::{BrokerError, OPERATION_DEADLINE, tls, wire};
 use crate::settings::Amqp;
@@ -18,6 +18,9 @@ use convgroup_host::limits::{advice, limit_in_panic};
 use convgroup_host::trust::Peer;
 
 const WHAT: &str = "connecting";
+/// What a refused login means: RabbitMQ says no more, so that nobody learns which users there are.
+const LOGIN_REFUSED: &str = "user or password in amqp.url is wrong (or this user may not log in from here: `guest` may only from the \
+                             broker's own machine)";
 /// Frame bound of a connection that only consumes, in bytes. A copy can carry headers of half of [`wire::FRAME_BYTES_MAX`]; the 16 KiB
 /// more are for headers that a copy leaves out. The filter drops what is larger, as the copy would. With this bound lapin's buffers
 /// for the connection take 5 MiB; with the full one they would take 8.
@@ -122,8 +125,12 @@ pub(super) struct Tls {
 async fn open(uri: AMQPUri, tls: Option<Tls>, role: Role) -> Result<Connection, BrokerError> {
     let peer = tls.as_ref().map(|tls| tls.peer);
     let failed = |err: lapin::Error| {
-        let meaning = peer.and_then(|peer| tls::meaning(&err, peer));
-        BrokerError::Failed(WHAT, Fault::of(&err).explained(meaning))
+        let fault = Fault::of(&err);
+        let meaning = match fault.reply().map(Reply::meaning) {
+            Some(Meaning::Denied) => Some(LOGIN_REFUSED.to_owned()),
+            _ => peer.and_then(|peer| tls::meaning(&err, peer)),
+        };
+        BrokerError::Failed(WHAT, fault.explained(meaning))
     };
     let name = format!(
         "convgroup-deleter {} {}",

@@ -270,6 +270,35 @@ pub(crate) async fn delayed(channel: &Channel, topology: &Topology) -> Result<u3
     Ok(delayed)
 }
 
+/// Messages that wait, in nobody's hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// In the main queue.
+    pub main: u32,
+    /// In all delay queues together.
+    pub delayed: u32,
+}
+
+impl Waiting {
+    /// Looks at the queues; that takes no right before RabbitMQ 4.2.6. It changes nothing.
+    ///
+    /// # Errors
+    /// This user may not look, or a queue is not there.
+    pub async fn look(amqp: &Amqp) -> Result<Self, BrokerError> {
+        let connection = connect_any(amqp, Role::ReadLedger).await?.0;
+        let looked = async {
+            let channel = bounded("opening a channel", connection.create_channel()).await?;
+            Ok(Self {
+                main: depth(&channel, &amqp.topology.main.name).await?,
+                delayed: delayed(&channel, &amqp.topology).await?,
+            })
+        };
+        let looked = looked.await;
+        let _ = bounded("closing a connection", connection.close(200, "done".into())).await;
+        looked
+    }
+}
+
 async fn look_at_exchange(channel: &Channel, exchange: &str) -> Result<(), BrokerError> {
     let options = ExchangeDeclareOptions {
         passive: true,

@@ -54,6 +54,16 @@ impl BrokerError {
         }
     }
 
+    /// Whether the broker refused it for want of a right.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Denied(_) => true,
+            Self::Unreachable(_, err) => err.is_denied(),
+            err => err.meaning() == Some(Meaning::Denied),
+        }
+    }
+
     /// What that reply says about the thing that was asked for.
     pub(crate) fn meaning(&self) -> Option<Meaning<'_>> {
         self.reply().map(Reply::meaning)

@@ -12,6 +12,7 @@ use super::publisher::{confirm_channel, mandatory};
 use super::refusal::Refusal;
 use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, told_of_alarm};
 use crate::settings::Amqp;
+use convgroup_domain::cloudevent::Form;
 use convgroup_domain::topology::ROUTING_KEY;
 use convgroup_host::clock::unix_s;
 
@@ -24,6 +25,7 @@ pub struct Feed {
     connection: Connection,
     channel: Channel,
     amqp: Amqp,
+    app: Option<Box<str>>,
 }
 
 /// An event to be published.
@@ -33,17 +35,14 @@ pub struct FeedEvent {
     pub id: Box<str>,
     /// Its body.
     pub body: Vec<u8>,
+    /// What the body is declared as.
+    pub form: Form,
 }
 
-impl FeedEvent {
-    /// An event with an id of its own.
-    #[must_use]
-    pub fn new(body: Vec<u8>) -> Self {
-        Self {
-            id: uuid_v4(rand::random()).into(),
-            body,
-        }
-    }
+/// An id that no other event has.
+#[must_use]
+pub fn new_id() -> String {
+    uuid_v4(rand::random())
 }
 
 /// A body names a user.
@@ -96,11 +95,11 @@ enum Unpublished {
 
 impl Feed {
     /// Connects to the first node that answers, and declares the queues if the configuration says so, so that events can be
-    /// published before a daemon has ever run.
+    /// published before a daemon has ever run. `app` becomes the `app_id` of all events.
     ///
     /// # Errors
     /// No node answers, or the topology is refused.
-    pub async fn open(amqp: &Amqp) -> Result<Self, BrokerError> {
+    pub async fn open(amqp: &Amqp, app: Option<&str>) -> Result<Self, BrokerError> {
         let connection = connect_any(amqp, Role::Feed).await?.0;
         if amqp.declare {
             declare::declare(&connection, &amqp.topology).await?;
@@ -110,6 +109,7 @@ impl Feed {
             connection,
             channel,
             amqp: amqp.clone(),
+            app: app.map(Into::into),
         })
     }
 
@@ -221,7 +221,7 @@ impl Feed {
             ROUTING_KEY.into(),
             mandatory(),
             &event.body,
-            properties(&event.id),
+            properties(event, self.app.as_deref()),
         );
         self.answered("publishing", published).await
     }
@@ -267,13 +267,17 @@ impl Feed {
     }
 }
 
-/// What a good publisher sets: persistent, an id to follow the message by, and when it was published.
-fn properties(id: &str) -> BasicProperties {
-    BasicProperties::default()
+/// What a good publisher sets: persistent, what the body is, an id to follow the message by, who asks, and when it was published.
+fn properties(event: &FeedEvent, app: Option<&str>) -> BasicProperties {
+    let properties = BasicProperties::default()
         .with_delivery_mode(2)
-        .with_content_type("application/json".into())
-        .with_message_id(id.into())
-        .with_timestamp(unix_s())
+        .with_content_type(event.form.content_type().into())
+        .with_message_id(event.id.as_ref().into())
+        .with_timestamp(unix_s());
+    match app {
+        Some(app) => properties.with_app_id(app.into()),
+        None => properties,
+    }
 }
 
 #[cfg(test)]

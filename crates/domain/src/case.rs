@@ -30,11 +30,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
 use super::decide::{EXPIRED, MALFORMED};
-use super::manifest::Groups;
+use super::manifest::{Asked, Groups};
 use super::message::GROUPS_MAX;
 use super::moment;
 use super::outcome::{End, NameResult, OutcomeEvent, PURGED, Status as Told, TYPE};
@@ -94,19 +95,22 @@ impl Status {
 
 /// How many requests became what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sums([usize; Status::ALL.len()]);
+pub struct Sums {
+    by_status: [usize; Status::ALL.len()],
+    verified: usize,
+}
 
 impl Sums {
     /// How many have this status, and no other counted with it.
     #[must_use]
     pub const fn of(&self, status: Status) -> usize {
-        self.0[status as usize]
+        self.by_status[status as usize]
     }
 
     /// All.
     #[must_use]
     pub fn requested(&self) -> usize {
-        self.0.iter().sum()
+        self.by_status.iter().sum()
     }
 
     /// Those whose groups are all erased.
@@ -139,12 +143,20 @@ impl Sums {
         self.requested() - self.open()
     }
 
-    fn add(&mut self, status: Status) {
-        self.0[status as usize] += 1;
+    /// Those for all groups of a user that are erased, which an empty list of these has verified.
+    #[must_use]
+    pub const fn verified(&self) -> usize {
+        self.verified
     }
 
-    fn remove(&mut self, status: Status) {
-        self.0[status as usize] -= 1;
+    fn add(&mut self, (status, verified): (Status, bool)) {
+        self.by_status[status as usize] += 1;
+        self.verified += usize::from(verified);
+    }
+
+    fn remove(&mut self, (status, verified): (Status, bool)) {
+        self.by_status[status as usize] -= 1;
+        self.verified -= usize::from(verified);
     }
 }
 
@@ -162,6 +174,12 @@ pub struct ReportLine {
     pub rounds: u32,
     /// The time of the outcome that closed it, RFC 3339.
     pub closed_at: Option<String>,
+    /// When a list of all groups of the user was empty, RFC 3339: of a request for all groups that is closed by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<String>,
+    /// The number of its line in the file of events, from 1, where the manifest says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<NonZeroU32>,
     /// Why the whole request failed, where no single place says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
@@ -285,13 +303,25 @@ impl Cases {
     /// # Errors
     /// The place of the request that has this id already.
     pub fn expect(&mut self, id: &str, groups: Groups) -> Result<(), usize> {
+        self.enter(id, groups, None)
+    }
+
+    /// Asks for what a line of a manifest says.
+    ///
+    /// # Errors
+    /// As [`Cases::expect`].
+    pub fn ask(&mut self, asked: &Asked) -> Result<(), usize> {
+        self.enter(&asked.id, asked.groups, asked.line)
+    }
+
+    fn enter(&mut self, id: &str, groups: Groups, line: Option<NonZeroU32>) -> Result<(), usize> {
         let place = self.requests.len();
         match self.by_id.entry(id.into()) {
             Entry::Occupied(taken) => Err(*taken.get() as usize),
             Entry::Vacant(free) => {
                 free.insert(u32::try_from(place).unwrap_or(u32::MAX));
-                self.requests.push(Case::new(groups));
-                self.sums.add(Status::Unknown);
+                self.requests.push(Case::new(groups, line));
+                self.sums.add((Status::Unknown, false));
                 Ok(())
             }
         }
@@ -322,9 +352,9 @@ impl Cases {
             return Taken::Foreign;
         };
         let case = &mut self.requests[place as usize];
-        self.sums.remove(case.status());
+        self.sums.remove(case.standing());
         case.take_in(event, *at_ms, &mut self.words);
-        self.sums.add(case.status());
+        self.sums.add(case.standing());
         Taken::Of(place as usize)
     }
 
@@ -355,6 +385,13 @@ impl Cases {
         .sum()
     }
 
+    /// Whether one that is not closed means all groups, so that nobody knows how many calls it needs.
+    #[must_use]
+    pub fn all_groups_open(&self) -> bool {
+        let mut open = self.requests.iter();
+        open.any(|case| case.groups == Groups::All && !case.status().is_closed())
+    }
+
     /// The report of all requests, in the order in which they were asked for.
     pub fn lines(&self) -> impl Iterator<Item = ReportLine> {
         let mut ids = vec![""; self.requests.len()];
@@ -371,6 +408,8 @@ impl Cases {
 struct Case {
     /// As its manifest says.
     groups: Groups,
+    /// Its line in the file of events.
+    line: Option<NonZeroU32>,
     /// The largest number of groups that an outcome told.
     most: u16,
     /// How many rounds were seen.
@@ -410,6 +449,8 @@ struct Whole {
     round: u32,
     /// Whether nothing remained.
     closes: bool,
+    /// When an empty list showed that, unix ms.
+    verified_ms: Option<i64>,
     /// Why all of it failed, where that says nothing of a single place.
     cause: Option<Word>,
     code: Option<Word>,
@@ -493,19 +534,21 @@ impl Whole {
         };
         let order = self.weight().cmp(&other.weight());
         let order = order.then_with(|| self.id.cmp(&other.id));
+        let order = order.then_with(|| self.verified_ms.cmp(&other.verified_ms));
         let order = order.then_with(|| details(self).cmp(&details(other)));
         order == Ordering::Greater
     }
 }
 
 impl Case {
-    fn new(groups: Groups) -> Self {
+    fn new(groups: Groups, line: Option<NonZeroU32>) -> Self {
         let story = match groups {
             Groups::Named(1..) => Story::Places(Vec::new()),
             Groups::Named(0) | Groups::All => Story::Outcomes(Vec::new()),
         };
         Self {
             groups,
+            line,
             most: 0,
             rounds: 0,
             story,
@@ -568,6 +611,7 @@ impl Case {
                     at_ms,
                     round,
                     closes: data.remaining == 0,
+                    verified_ms: data.verified_at.as_deref().and_then(moment::parse),
                     cause,
                     code,
                     ends,
@@ -604,20 +648,32 @@ impl Case {
         let last = ends.iter().chain(&whole).map(|ended| ended.at_ms).max();
         Counted {
             closed_ms: last.filter(|_| filled || whole.is_some()),
+            verified_ms: None,
             ends,
             whole: whole.map(|whole| (whole.end, whole.cause, whole.code)),
         }
     }
 
     fn status(&self) -> Status {
+        self.standing().0
+    }
+
+    /// What became of it, and whether an empty list has verified that it is erased.
+    fn standing(&self) -> (Status, bool) {
+        let counted = self.counted();
+        let status = self.status_of(&counted);
+        let verified = status == Status::Erased && counted.verified_ms.is_some();
+        (status, verified)
+    }
+
+    fn status_of(&self, counted: &Counted) -> Status {
         if self.rounds == 0 {
             return Status::Unknown;
         }
-        let counted = self.counted();
         if counted.closed_ms.is_none() {
             return Status::Open;
         }
-        let mut count = Count::of(counted.ends.into_iter());
+        let mut count = Count::of(counted.ends.iter().copied());
         if let Some((end, cause, _)) = counted.whole {
             count.failure(end, cause);
         }
@@ -632,7 +688,7 @@ impl Case {
             .map_or((None, None), |(_, cause, code)| (cause, code));
         ReportLine {
             id: id.to_owned(),
-            status: self.status(),
+            status: self.status_of(&counted),
             results: counted
                 .ends
                 .iter()
@@ -645,6 +701,8 @@ impl Case {
                 .collect(),
             rounds: self.rounds,
             closed_at: counted.closed_ms.map(moment::format_ms),
+            verified_at: counted.verified_ms.map(moment::format_ms),
+            line: self.line,
             cause: text(cause),
             code: text(code),
             dead_letter: None,
@@ -656,6 +714,8 @@ impl Case {
 struct Counted {
     /// When it was closed, unix ms.
     closed_ms: Option<i64>,
+    /// When an empty list showed that nothing is left, unix ms.
+    verified_ms: Option<i64>,
     ends: Vec<Ended>,
     /// How the whole ended, where that is an end beside those of places.
     whole: Option<(End, Option<Word>, Option<Word>)>,
@@ -678,6 +738,7 @@ fn counted_outcomes(outcomes: &[Whole]) -> Counted {
     ends.extend(closing.iter().flat_map(|closing| &closing.ends));
     Counted {
         closed_ms: closing.map(|closing| closing.at_ms),
+        verified_ms: closing.and_then(|closing| closing.verified_ms),
         ends,
         whole: closing
             .filter(|closing| closing.cause.is_some())
@@ -878,7 +939,7 @@ mod tests {
             }
             assert_eq!(shown(&cases), expect);
             let mut sums = Sums::default();
-            sums.add(first(&cases).status);
+            sums.add((first(&cases).status, false));
             assert_eq!(cases.sums(), sums);
         }
     }
@@ -1099,6 +1160,25 @@ mod tests {
                 &["a 0 5 0 0; ; ", "b 0 9 0 0; ; exhausted 50004"],
                 "erased 1 05: ",
             ),
+            (
+                &["a 0 5 0 0; ; ", "b 1 9 0 1; 0 x rejected 1; "],
+                "failed 2 09: 0 x rejected 1",
+            ),
+            // Else the later time, whatever the ids are.
+            (
+                &[
+                    "a 0 5 0 1; 0 x rejected 1; ",
+                    "b 0 9 0 0; ; exhausted 50004",
+                ],
+                "failed 1 09: ; exhausted 50004",
+            ),
+            (
+                &[
+                    "b 0 5 0 1; 0 x rejected 1; ",
+                    "a 0 9 0 0; ; exhausted 50004",
+                ],
+                "failed 1 09: ; exhausted 50004",
+            ),
             // The same step, told again after a crash.
             (
                 &["a 0 5 0 1; 0 d - 0; ", "a 0 9 0 1; 0 g - 51009; "],
@@ -1107,6 +1187,43 @@ mod tests {
         ] {
             check(Groups::All, outcomes, expect);
         }
+    }
+
+    #[test]
+    fn an_empty_list_is_told_and_counted_of_the_outcome_that_closes() {
+        let verified = |words: &str| {
+            let mut heard = told(words);
+            heard.event.data.verified_at = Some("2026-12-01T00:00:04Z".to_owned());
+            heard
+        };
+        let erased = "a 0 5 0 1; 0 d - 0; ";
+        let failed = "b 1 9 0 1; ; rejected 50001";
+        for (groups, outcomes, at, count) in [
+            (Groups::All, vec![told(erased)], None, 0),
+            (Groups::All, vec![verified(erased)], Some("04"), 1),
+            (Groups::All, vec![verified("a 0 5 2 3; 0 d - 0; ")], None, 0),
+            (Groups::All, vec![verified(erased), told(failed)], None, 0),
+            // Names have no list.
+            (Groups::Named(1), vec![verified(erased)], None, 0),
+        ] {
+            let mut cases = cases(groups);
+            for outcome in &outcomes {
+                cases.take_in(outcome);
+            }
+            let at = at.map(|second| format!("2026-12-01T00:00:{second}.000Z"));
+            assert_eq!(first(&cases).verified_at, at, "{outcomes:?}");
+            assert_eq!(cases.sums().verified(), count, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_request_is_that_of_its_manifest() {
+        let mut cases = Cases::new();
+        for (id, line) in [("a", None), ("b", NonZeroU32::new(17))] {
+            cases.ask(&Asked::new(id, b"", None).in_line(line)).unwrap();
+        }
+        let lines: Vec<_> = cases.lines().map(|line| line.line).collect();
+        assert_eq!(lines, [None, NonZeroU32::new(17)]);
     }
 
     #[test]

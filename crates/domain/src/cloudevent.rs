@@ -2,7 +2,8 @@
 //!
 //! For AMQP 0-9-1 the specification has no binding. Four prefixes of header names are in use: those of its AMQP 1.0 binding
 //! (`cloudEvents_`, `cloudEvents:`), Knative's for RabbitMQ (`ce-`) and `ce_`.
-use super::message::Malformed;
+use super::encoding::Declared;
+use super::message::{AllGroups, Decoded, Malformed, decode_message};
 use super::object::{self, Field, fields_of, is_object, known, optional};
 
 /// How the content type of a structured event begins, in any case.
@@ -19,6 +20,50 @@ const DATA: &str = "data";
 pub(super) fn is_structured(content_type: Option<&str>) -> bool {
     let start = content_type.and_then(|it| it.trim_start().get(..STRUCTURED.len()));
     start.is_some_and(|start| start.eq_ignore_ascii_case(STRUCTURED))
+}
+
+/// How an event stands in a body, as its publisher declares it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Alone.
+    Plain,
+    /// In the envelope of a structured CloudEvent.
+    Structured,
+}
+
+impl Form {
+    /// What a body has to be declared as: an object with a `specversion` is an envelope, also a broken one.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Self {
+        let is_envelope = object::fields(body).is_ok_and(|fields| {
+            let mut keys = fields.iter().map(|(key, _)| key);
+            keys.any(|key| object::is_key(key, "specversion"))
+        });
+        if is_envelope {
+            Self::Structured
+        } else {
+            Self::Plain
+        }
+    }
+
+    /// The content type that declares it.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Plain => "application/json",
+            Self::Structured => STRUCTURED,
+        }
+    }
+
+    /// Reads a body of this form.
+    #[must_use]
+    pub fn decode(self, body: &[u8]) -> Decoded {
+        let declared = Declared {
+            content_type: Some(self.content_type()),
+            ..Declared::default()
+        };
+        decode_message(body, &declared, AllGroups::Accepted)
+    }
 }
 
 /// What the headers of a message in binary mode say.
@@ -148,6 +193,28 @@ mod tests {
             (None, false),
         ] {
             assert_eq!(is_structured(content_type), expect, "{content_type:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_with_a_version_is_an_envelope() {
+        let event = r#"{"From_Account":"u","GroupName":["a"]}"#;
+        let envelope =
+            format!(r#"{{"specversion":"1.0","id":"e","source":"/x","type":"y","data":{event}}}"#);
+        let broken = envelope.replace("data", "payload");
+        for (body, form, id) in [
+            (event, Form::Plain, Some(None)),
+            (&envelope, Form::Structured, Some(Some("e"))),
+            (&broken, Form::Structured, None),
+            (r#"{"specversion":"0.3"}"#, Form::Structured, None),
+            (r#"["specversion"]"#, Form::Plain, None),
+            ("specversion", Form::Plain, None),
+        ] {
+            assert_eq!(Form::of(body.as_bytes()), form, "{body}");
+            let read = form.decode(body.as_bytes());
+            let found = read.event.is_ok().then_some(read.cloudevents_id);
+            let expect = id.map(|id| id.map(str::to_owned));
+            assert_eq!(found, expect, "{body}");
         }
     }
 

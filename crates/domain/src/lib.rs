@@ -14,6 +14,7 @@ pub mod encoding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod gate;
+pub mod line;
 pub mod manifest;
 pub mod message;
 pub mod moment;

@@ -3,6 +3,7 @@
 //! Whoever holds it can prove later, with the outcomes, what became of each request. It names no user and no group: hashes stand for
 //! them.
 use std::fmt;
+use std::num::NonZeroU32;
 
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -90,6 +91,9 @@ pub struct Asked {
     /// SHA-256 of the user's id (its bytes in UTF-8), in hex; nothing where the event can't be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_sha256: Option<String>,
+    /// The number of its line in the file of events, from 1; nothing where it comes from no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<NonZeroU32>,
 }
 
 /// The hash of a user's id is no secret, and still nobody's business.
@@ -110,7 +114,14 @@ impl Asked {
             groups: Groups::of(event),
             sha256: hex(&Sha256::digest(body)),
             user_sha256: event.map(|event| hex(&Sha256::digest(event.user()))),
+            line: None,
         }
+    }
+
+    /// The same, of an event that stands in this line of a file.
+    #[must_use]
+    pub fn in_line(self, line: Option<NonZeroU32>) -> Self {
+        Self { line, ..self }
     }
 
     /// Whether this is the body that was published.
@@ -214,11 +225,15 @@ mod tests {
             line(r#"{"From_Account":"user15","GroupName":["a","b","a"]}"#),
             line(r#"{"From_Account":"user15","AllGroups":true}"#),
             line("broken"),
+            Asked::new("req-1", b"broken", None)
+                .in_line(NonZeroU32::new(17))
+                .to_line(),
         ];
         expect![[r#"
             {"id":"req-1","groups":2,"sha256":"eab6b764ab868531850be568b0e19f0dd6b529916dc45475a02db891f79cd708","user_sha256":"2b8b66f64b605318593982b059a08dae101c0bdf5d8cb882a0891241a704f46c"}
             {"id":"req-1","groups":"all","sha256":"285e05ec549efe6129a48fd308a05422044dab9e581e553746801dcc8723f786","user_sha256":"2b8b66f64b605318593982b059a08dae101c0bdf5d8cb882a0891241a704f46c"}
             {"id":"req-1","groups":0,"sha256":"f526795c95399cea27c055c842c3d6ab018ed0fa4f66f701c28ab22dec28237b"}
+            {"id":"req-1","groups":0,"sha256":"f526795c95399cea27c055c842c3d6ab018ed0fa4f66f701c28ab22dec28237b","line":17}
         "#]].assert_eq(&lines.concat());
     }
 
@@ -231,6 +246,7 @@ mod tests {
         ] {
             let event = decode(body.as_bytes()).ok();
             let asked = Asked::new("req-1", body.as_bytes(), event.as_ref());
+            let asked = asked.in_line(NonZeroU32::new(3));
             let read = Asked::from_line(asked.to_line().as_bytes()).unwrap();
             assert_eq!(read, asked);
             assert!(read.is_of(body.as_bytes()) && !read.is_of(b"other"));
@@ -268,6 +284,10 @@ mod tests {
             (
                 with("\"a\"", "1", "\"ABC\""),
                 "`sha256` is not a SHA-256: 64 hexadecimal digits in lower case",
+            ),
+            (
+                with("\"a\"", "1", &format!("{hash},\"line\":0")),
+                "invalid value: integer `0`, expected a nonzero u32",
             ),
             (
                 r#"{"id":"a","groups":1}"#.to_owned(),

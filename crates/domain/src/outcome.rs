@@ -493,17 +493,17 @@ impl OutcomeEvent {
 /// The routing key of an outcome: `STATUS.APP`. `app_id` is what the request's publisher is called.
 #[must_use]
 pub fn routing_key(status: Status, app_id: Option<&str>) -> String {
-    let is_word = |app: &&str| {
-        (1..=APP_BYTES_MAX).contains(&app.len())
-            && app
-                .bytes()
-                .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-'))
-    };
-    format!(
-        "{}.{}",
-        status.label(),
-        app_id.filter(is_word).unwrap_or(NO_APP)
-    )
+    let app = app_id.filter(|app| is_app(app));
+    format!("{}.{}", status.label(), app.unwrap_or(NO_APP))
+}
+
+/// Whether an `app_id` becomes part of the routing key of answers: 1 to 64 letters of ASCII, digits, `_` and `-`.
+#[must_use]
+pub fn is_app(app_id: &str) -> bool {
+    (1..=APP_BYTES_MAX).contains(&app_id.len())
+        && app_id
+            .bytes()
+            .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-'))
 }
 
 /// The same for a repeat of the same step, another for another story. What is told of all groups has places that count within one
@@ -560,11 +560,14 @@ mod tests {
     }
 
     fn event_of(answer: &Answer, event: Option<&DeleteGroups>, failures: u32) -> OutcomeEvent {
-        let request = Request::read(&clues(), event);
+        event_to(&Request::read(&clues(), event), answer, failures)
+    }
+
+    fn event_to(request: &Request, answer: &Answer, failures: u32) -> OutcomeEvent {
         OutcomeEvent::new(
             answer,
             Told {
-                request: &request,
+                request,
                 attempt: attempt(failures),
                 published_ms: Some(1_796_083_210_000),
                 sdk_app_id: 1_400_000_000,
@@ -790,6 +793,19 @@ mod tests {
         different.sort();
         different.dedup();
         assert_eq!(different.len(), stories.len());
+        // The same end of another name of the request, or in another round, is another story.
+        let of_copy = |index, redrives| {
+            let clues = Clues {
+                index: Some(index),
+                groups: Some(2),
+                redrives: Some(redrives),
+                ..clues()
+            };
+            let request = Request::read(&clues, Some(&named(1)));
+            event_to(&request, &of_names("d", 0).unwrap(), 0).id
+        };
+        assert_ne!(of_copy("0", 0), of_copy("1", 0));
+        assert_ne!(of_copy("0", 0), of_copy("0", 1));
         // A place counts within one outcome for all groups only: what was partial is another story than what is done.
         let partial = of_sweep("df", List::Groups, 0).unwrap();
         let done = of_sweep("d", List::Empty, 0).unwrap();

@@ -167,6 +167,12 @@ fn identity(clues: &Clues<'_>) -> (String, IdFrom) {
     }
 }
 
+/// Whether this can be the id of a request as it is told.
+#[must_use]
+pub fn is_id(id: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len())
+}
+
 /// An id as it is told: of one that is too long the hash.
 #[must_use]
 pub fn bounded(id: &str) -> String {
@@ -274,8 +280,10 @@ mod tests {
             ..Clues::default()
         };
         let longest = "m".repeat(ID_BYTES_MAX);
+        assert!(is_id(&longest) && !is_id("") && !is_id(&"m".repeat(ID_BYTES_MAX + 1)));
         assert_eq!(Request::read(&clues(&longest), None).id, longest);
-        let hashed = Request::read(&clues(&"m".repeat(ID_BYTES_MAX + 1)), None);
+        let too_long = "m".repeat(ID_BYTES_MAX + 1);
+        let hashed = Request::read(&clues(&too_long), None);
         assert!(hashed.id.starts_with("sha256:") && hashed.id.len() == 71);
         assert_eq!(hashed.id_from, IdFrom::MessageId);
         let again = Clues {
@@ -284,6 +292,12 @@ mod tests {
             ..Clues::default()
         };
         assert_eq!(Request::read(&again, None).id, hashed.id);
+        // A header may be anybody's.
+        let strange = Clues {
+            request_id: Some(&too_long),
+            ..again
+        };
+        assert_eq!(Request::read(&strange, None).id, hashed.id);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use convgroup_domain::fuzzing::{CODES, NOW_MS, assert_silent, with_secret};
 use super::{message, on_the_wire, table_on_the_wire};
 use crate::dead_letter::letter;
 use crate::delivery::Message;
-use crate::successor::{Copy, Extent, copy, extents, redriven};
+use crate::successor::{Copy, Extent, answer, copy, extents, redriven};
 use convgroup_domain::all_groups::{Swept, decide_all};
 use convgroup_domain::attempt::FAILURES_MAX;
 use convgroup_domain::decide::{
@@ -15,6 +15,7 @@ use convgroup_domain::decide::{
 };
 use convgroup_domain::encoding::Declared;
 use convgroup_domain::message::{AllGroups, Decoded, Malformed, Target, decode_message};
+use convgroup_domain::outcome::{Answer, OutcomeEvent, Told};
 use convgroup_domain::reply::Reply;
 use convgroup_domain::request::Request;
 
@@ -36,6 +37,7 @@ pub fn headers(data: &[u8]) {
     what_is_read_is_plausible(&message);
     what_explains_a_body_repeats_nothing(&message);
     let request = request_of(&message);
+    an_answer_carries_a_trace_and_nothing_else(&message, &request);
     for successor in successors(&message) {
         for frame_max in FRAMES_MAX {
             let first = copy(
@@ -86,8 +88,28 @@ fn is_given_a_new_life(message: &Message, frame_max: u32) {
     assert!(told.class.is_empty() && told.code.is_empty());
     let redrives = letter(message).redrives.clamp(0, i64::from(i32::MAX));
     assert_eq!(told.redrives, redrives + 1);
-    let (before, after) = (request_of(message), request_of(&again));
-    assert_eq!((after.id, after.id_from), (before.id, before.id_from));
+    let (before, mut after) = (request_of(message), request_of(&again));
+    assert_eq!((&after.id, after.id_from), (&before.id, before.id_from));
+    after.round = before.round;
+    assert_eq!(after, before, "a name has another place");
+}
+
+/// What a stream takes for sure: long strings that are not long.
+fn an_answer_carries_a_trace_and_nothing_else(message: &Message, request: &Request) {
+    let told = Told {
+        request,
+        attempt: message.attempt(NOW_MS),
+        published_ms: None,
+        sdk_app_id: 1,
+        now_ms: NOW_MS,
+        ids: None,
+    };
+    let properties = answer(message, &OutcomeEvent::new(&Answer::malformed(), told));
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
+        let trace = matches!(name.as_str(), "traceparent" | "tracestate");
+        let fits = matches!(value, AMQPValue::LongString(text) if text.as_bytes().len() <= 512);
+        assert!(trace && fits, "{name} travels: {value:?}");
+    }
 }
 
 fn is_what_was_decided(
