@@ -73,7 +73,7 @@ impl Session {
             address,
             amqp,
             Role::Publish,
-            publisher::CHANNELS,
+            publisher::channels(&amqp.topology),
             Arc::clone(&life),
         );
         let publisher = Box::pin(opened).await?;
