@@ -29,7 +29,7 @@ const COPIES_AT_ONCE: usize = 8;
 
 /// How many messages are published at the same time where each delivery is answered: with 8 the broker's confirms, of about 2 ms each,
 /// would hold the daemon to a third of what a bare loop does (`make bench`).
-const ANSWERS_AT_ONCE: usize = 128;
+const ANSWERS_AT_ONCE: usize = 64;
 
 /// How many channels a session publishes on.
 pub(super) const fn channels(topology: &Topology) -> usize {
