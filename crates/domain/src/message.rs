@@ -52,12 +52,25 @@ pub enum AllGroups {
     Refused,
 }
 
+/// The groups that are meant; nothing where all are.
+#[derive(Clone, PartialEq, Eq)]
+struct Groups(Option<Vec<String>>);
+
+impl Groups {
+    fn target(&self) -> Target<'_> {
+        self.0.as_deref().map_or(Target::All, Target::Named)
+    }
+
+    fn names(&self) -> &[String] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
 /// "Delete these conversation groups of this user": a decoded event. It owns what a copy with fewer names needs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DeleteGroups {
     user: String,
-    /// Nothing where all groups are meant.
-    groups: Option<Vec<String>>,
+    groups: Groups,
     /// The place of each name in the event's list, where a name that is repeated makes them differ from 0, 1, 2 ….
     first_places: Option<Vec<usize>>,
     not_after: Option<NotAfter>,
@@ -92,13 +105,13 @@ impl DeleteGroups {
     /// Which groups are to go.
     #[must_use]
     pub fn target(&self) -> Target<'_> {
-        self.groups.as_deref().map_or(Target::All, Target::Named)
+        self.groups.target()
     }
 
     /// The names that the event has: those of [`Target::Named`]; none where all groups are meant.
     #[must_use]
     pub fn names(&self) -> &[String] {
-        self.groups.as_deref().unwrap_or_default()
+        self.groups.names()
     }
 
     /// The place in the event's own list at which the name with this place in [`Self::names`] stands first.
@@ -130,7 +143,7 @@ impl DeleteGroups {
         let left: Vec<String> = places.iter().map(|&place| names[place].clone()).collect();
         NamesLeft {
             frame: self.frame.clone().filter(|_| left != names),
-            groups: Some(left),
+            groups: Groups(Some(left)),
             ..self.all_left()
         }
     }
@@ -177,7 +190,7 @@ fn written(user: &str, target: Target<'_>, not_after: Option<&str>) -> Vec<u8> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct NamesLeft {
     user: String,
-    groups: Option<Vec<String>>,
+    groups: Groups,
     not_after: Option<String>,
     /// Where some names are not left.
     frame: Option<Arc<Frame>>,
@@ -196,13 +209,13 @@ impl NamesLeft {
     /// What is left.
     #[must_use]
     pub fn target(&self) -> Target<'_> {
-        self.groups.as_deref().map_or(Target::All, Target::Named)
+        self.groups.target()
     }
 
     /// The names left, in the event's order; none where all groups are meant.
     #[must_use]
     pub fn names(&self) -> &[String] {
-        self.groups.as_deref().unwrap_or_default()
+        self.groups.names()
     }
 
     /// The body of a copy that carries only the names left. Everything else stays as it was written, byte for byte per field, an
@@ -415,7 +428,7 @@ fn event(
         }
         return Ok(DeleteGroups {
             user,
-            groups: None,
+            groups: Groups(None),
             first_places: None,
             not_after,
             frame: None,
@@ -426,7 +439,7 @@ fn event(
     let (groups, first_places) = each_once(names);
     Ok(DeleteGroups {
         user,
-        groups: Some(groups),
+        groups: Groups(Some(groups)),
         first_places,
         not_after,
         frame,
