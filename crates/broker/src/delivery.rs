@@ -121,11 +121,6 @@ impl Message {
         let kept = [request::REQUEST_ID_FROM, request::INDEX].map(|name| self.text(name));
         let [request_id_from, index] = kept.each_ref().map(Option::as_deref);
         let properties = &self.properties;
-        let short = |text: &'_ Option<ShortString>| text.as_ref().map(ToString::to_string);
-        let (message_id, correlation_id) = (
-            short(properties.message_id()),
-            short(properties.correlation_id()),
-        );
         let clues = Clues {
             request_id: request_id.as_deref(),
             request_id_from,
@@ -133,8 +128,11 @@ impl Message {
             groups: self.number(request::GROUPS),
             redrives: self.number(request::REDRIVES),
             cloudevents_id,
-            message_id: message_id.as_deref(),
-            correlation_id: correlation_id.as_deref(),
+            message_id: properties.message_id().as_ref().map(ShortString::as_str),
+            correlation_id: properties
+                .correlation_id()
+                .as_ref()
+                .map(ShortString::as_str),
             body: &self.body,
         };
         Request::read(&clues, event)
