@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use crate::world::{World, event, eventually_settled, seconds, settled, users};
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::raw::{RawPublisher, decimal};
-use convgroup_testkit::{Daemon, Metrics, Node, PATIENCE, eventually};
+use convgroup_testkit::{Daemon, Metrics, Node, PATIENCE, Proxy, eventually};
 
 /// What the broker takes at most, in bytes, from now on and on new channels. RabbitMQ 4 keeps it where it is quicker to read.
 async fn limit_messages(node: &Node, bytes: u32) {
@@ -199,6 +199,57 @@ async fn a_full_dead_letter_queue_holds_up_nobody() {
     eventually_settled(&daemon, "dead_lettered", EVENTS).await;
     unharmed(&world, &daemon, &neighbours).await;
     world.broker.eventually_depth(&dead, EVENTS, PATIENCE).await;
+}
+
+/// Answers that wait go out together. The broker closes the channel because of one that is too large: the others are published again,
+/// and that one is given as soon as the broker takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_costs_a_channel_costs_no_other() {
+    const LARGE: usize = 4;
+    let node = Node::start().await;
+    let world = World::at(&node.url()).await.answering();
+    // All replies of the API come at once: so do the answers to the requests.
+    let api = Proxy::start(world.sandbox.addr()).await;
+    api.freeze_towards_client();
+    let world = world
+        .set("CONVGROUP_IM__TIMEOUT", "60s")
+        .set("CONVGROUP_IM__BASE_URL", api.http_url())
+        .set("CONVGROUP_OUTCOMES__INCLUDE_IDS", true);
+    world.declare().await;
+    let gone = Rule::new(Fault::code(51009)).user("large");
+    world.sandbox.add_fault(gone);
+    for _ in 0..LARGE {
+        world.publish("large", &[&"x".repeat(3_000)]).await;
+    }
+    let neighbours = world.backlog(100).await;
+    limit_messages(&node, 2_048).await;
+    let daemon = world.daemon().await;
+    let all = (LARGE + neighbours.len()) as u64;
+    world
+        .sandbox
+        .wait_until(move |counters| counters.calls == all)
+        .await;
+    api.restore();
+    let held = |metrics: &Metrics| metrics.value("convgroup_in_flight", &[]) == LARGE as f64;
+    daemon
+        .eventually_metrics("only the large ones are held", PATIENCE, held)
+        .await;
+    let metrics = unharmed(&world, &daemon, &neighbours).await;
+    assert_eq!(settled(&metrics, "deleted"), neighbours.len() as f64);
+    let output = daemon.output();
+    let told = output.matches("the broker refuses the answer to this message");
+    assert_eq!(told.count(), LARGE, "{output}");
+    limit_messages(&node, 65_536).await;
+    world.nothing_is_left(&daemon).await;
+    let ledger = world.broker.read_stream(world.config.ledger()).await;
+    let answered = |user: &str| {
+        let user = format!(r#""user":"{user}""#);
+        ledger.iter().any(|answer| answer.text().contains(&user))
+    };
+    assert!(answered("large"));
+    for user in &neighbours {
+        assert!(answered(user), "{user} has no answer");
+    }
 }
 
 /// A stream that stands in the place of the dead letters takes no header of type decimal: RabbitMQ closes the whole connection.

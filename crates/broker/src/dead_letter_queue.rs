@@ -214,7 +214,7 @@ impl DeadLetterQueue {
             .publish(
                 To::Queue(&self.topology.main.name),
                 properties,
-                &letter.message.body,
+                letter.message.body.clone(),
             )
             .await;
         match published {

@@ -20,6 +20,7 @@ pub mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod greeting;
+mod lane;
 pub mod ledger;
 pub mod life;
 mod publisher;

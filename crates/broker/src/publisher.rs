@@ -5,48 +5,33 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
-use tokio::sync::{Mutex, RwLock, watch};
+use lapin::{BasicProperties, Channel, Connection};
+use tokio::sync::{RwLock, watch};
 
 use super::address::BrokerAddress;
 use super::connect::{Role, connect};
 use super::error::{Object, Right, TopologyError};
 use super::events::BrokerEvent;
 use super::fault::Fault;
+use super::lane::{Lane, Outgoing, Said, Unconfirmed};
 use super::life::Life;
-use super::refusal::{Refusal, breaks_connection, closes_a_channel};
-use super::{BrokerError, OPERATION_DEADLINE, bounded, declare, told_of_alarm};
+use super::refusal::{Refusal, closes_a_channel};
+use super::{BrokerError, bounded, declare, told_of_alarm};
 use crate::settings::Amqp;
-use convgroup_domain::topology::Topology;
 use convgroup_host::intervals::Intervals;
 
-/// How often a publish is tried at most that the broker refuses with a nack. RabbitMQ 3.10 nacks during an election, which takes
+/// How often a publish is tried at most that the broker refuses with a nack or, of an answer, returns. RabbitMQ 3.10 nacks during an election, which takes
 /// about half a second; the pauses between these tries add up to several seconds.
-const NACKED_TRIES_MAX: u32 = 5;
+const TRIES_MAX: u32 = 5;
 
-/// How many copies are published at the same time: with a disk that takes 10 ms to confirm, several hundred a second.
-const COPIES_AT_ONCE: usize = 8;
+/// How many channels a session publishes on: with a disk that takes 10 ms to confirm, several hundred copies a second. Answers that wait
+/// for a channel go out together, so more channels would only make more work for the broker.
+pub(super) const CHANNELS: usize = 8;
 
-/// How many messages are published at the same time where each delivery is answered: with 8 the broker's confirms, of about 2 ms each,
-/// would hold the daemon to a third of what a bare loop does (`make bench`).
-const ANSWERS_AT_ONCE: usize = 64;
-
-/// How many channels a session publishes on.
-pub(super) const fn channels(topology: &Topology) -> usize {
-    if topology.outcomes.is_some() {
-        ANSWERS_AT_ONCE
-    } else {
-        COPIES_AT_ONCE
-    }
-}
-
-/// Publishes on channels with confirms, on each one message at a time.
+/// Publishes on channels with confirms (see [`Lane`]).
 ///
-/// One at a time, because a returned message is not tied to its confirm: the client library hands it to whichever confirm of the
-/// channel comes next, and with several under way a lost message could pass as confirmed.
-///
-/// A copy that the broker refuses costs its channel, or the connection. Both are replaced here, so that the session, and with it
-/// all that is in hand, goes on.
+/// A copy that the broker refuses costs its channel, or the connection. Both are replaced, so that the session, and with it all that
+/// is in hand, goes on.
 #[derive(Debug)]
 pub struct Publisher {
     line: RwLock<Line>,
@@ -64,19 +49,9 @@ pub struct Publisher {
 #[derive(Debug)]
 struct Line {
     connection: Connection,
-    channels: Vec<Mutex<Channel>>,
+    lanes: Vec<Lane>,
     /// Counts the connections: who met a broken one sees whether it was replaced meanwhile.
     number: u64,
-}
-
-/// Why a publish was not answered with a confirmation.
-enum Unconfirmed {
-    /// The broker closed the channel because of this message. The channel is replaced.
-    Refused(Refusal),
-    /// The connection is gone. The refusal is there where the broker closed it because of a message, not necessarily this one.
-    Broken(Option<Refusal>, BrokerError),
-    /// Anything else.
-    Failed(BrokerError),
 }
 
 impl Line {
@@ -87,71 +62,25 @@ impl Line {
         count: usize,
     ) -> Result<Self, BrokerError> {
         let connection = connect(address, amqp, role).await?;
-        let channels = try_join_all((0..count).map(|_| confirm_channel(&connection))).await?;
+        let lanes = try_join_all((0..count).map(|_| Lane::open(&connection))).await?;
         Ok(Self {
-            channels: channels.into_iter().map(Mutex::new).collect(),
+            lanes,
             connection,
             number: 0,
         })
     }
 
-    /// Publishes one message on one of the channels. Waits for as long as the broker blocks publishing.
+    /// Publishes a message on one of the channels. Waits for as long as the broker blocks publishing.
     async fn publish(
         &self,
         index: usize,
         blocked: &watch::Sender<bool>,
-        copy: &Copy<'_>,
-    ) -> Result<Confirmation, Unconfirmed> {
-        let mut channel = self.channels[index % self.channels.len()].lock().await;
-        let confirmed = {
-            let confirmed = async {
-                channel
-                    .basic_publish(
-                        copy.to.exchange().into(),
-                        copy.to.routing_key().into(),
-                        mandatory(),
-                        copy.body,
-                        copy.properties.clone(),
-                    )
-                    .await?
-                    .await
-            };
-            let mut confirmed = std::pin::pin!(confirmed);
-            loop {
-                match tokio::time::timeout(OPERATION_DEADLINE, &mut confirmed).await {
-                    Ok(answer) => break answer,
-                    // A blocked broker will confirm what was sent once the alarm is over; sending again would only double it.
-                    Err(_) if *blocked.borrow() => unblocked(blocked).await,
-                    Err(_) => {
-                        return Err(Unconfirmed::Failed(BrokerError::Deadline(WHAT)));
-                    }
-                }
-            }
-        };
-        let fault = match confirmed {
-            Ok(confirmation) => return Ok(confirmation),
-            Err(err) => Fault::of(&err),
-        };
-        let refusal = Refusal::of(&fault);
-        if !self.connection.status().connected() || breaks_connection(&fault) {
-            return Err(Unconfirmed::Broken(
-                refusal,
-                BrokerError::Failed(WHAT, fault),
-            ));
-        }
-        match refusal {
-            None => Err(Unconfirmed::Failed(BrokerError::Failed(WHAT, fault))),
-            Some(refusal) => {
-                *channel = confirm_channel(&self.connection)
-                    .await
-                    .map_err(Unconfirmed::Failed)?;
-                Err(Unconfirmed::Refused(refusal))
-            }
-        }
+        message: &Arc<Outgoing>,
+    ) -> Result<Said, Unconfirmed> {
+        let lane = &self.lanes[index % self.lanes.len()];
+        lane.publish(message, &self.connection, blocked).await
     }
 }
-
-const WHAT: &str = "publishing";
 
 /// Where a message is published.
 #[derive(Clone, Copy, Debug)]
@@ -182,13 +111,6 @@ impl To<'_> {
             Self::Exchange { routing_key, .. } => routing_key,
         }
     }
-}
-
-/// A message on its way.
-struct Copy<'c> {
-    to: To<'c>,
-    properties: BasicProperties,
-    body: &'c [u8],
 }
 
 impl Publisher {
@@ -254,15 +176,17 @@ impl Publisher {
         &self,
         to: To<'_>,
         properties: BasicProperties,
-        body: &[u8],
+        body: Vec<u8>,
     ) -> Result<(), BrokerError> {
-        let copy = Copy {
-            to,
+        let message = Arc::new(Outgoing {
+            exchange: to.exchange().into(),
+            routing_key: to.routing_key().into(),
             properties,
             body,
-        };
+            shares: matches!(to, To::Exchange { .. }),
+        });
         let published = tokio::select! {
-            published = self.until_confirmed(&copy) => published,
+            published = self.until_confirmed(to, &message) => published,
             () = self.life.over() => return Err(BrokerError::Lost(self.life.reason())),
         };
         published.inspect_err(|err| {
@@ -273,32 +197,33 @@ impl Publisher {
         })
     }
 
-    async fn until_confirmed(&self, copy: &Copy<'_>) -> Result<(), BrokerError> {
+    async fn until_confirmed(
+        &self,
+        to: To<'_>,
+        message: &Arc<Outgoing>,
+    ) -> Result<(), BrokerError> {
         let mut pauses = Intervals::reconnect();
-        for number in 1..=NACKED_TRIES_MAX {
-            match self.once(copy).await? {
-                Confirmation::Ack(None) => return Ok(()),
-                Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => match copy.to {
+        for number in 1..=TRIES_MAX {
+            match self.once(message).await? {
+                Said::Kept => return Ok(()),
+                Said::Returned => match to {
                     To::Queue(queue) => {
                         return Err(BrokerError::Topology(TopologyError::Returned {
                             queue: queue.to_owned(),
                         }));
                     }
                     // A stream of a node that has just started is not there for some half a second (measured on 3.10 and 4.0).
-                    To::Exchange { .. } if number < NACKED_TRIES_MAX => {
+                    To::Exchange { .. } if number < TRIES_MAX => {
                         tokio::time::sleep(pauses.next_pause()).await;
                     }
                     To::Exchange { name, .. } => return Err(self.unheard(name)),
                 },
-                Confirmation::Nack(None) if number == NACKED_TRIES_MAX => break,
-                Confirmation::Nack(None) => tokio::time::sleep(pauses.next_pause()).await,
-                Confirmation::NotRequested => {
-                    return Err(BrokerError::Failed(WHAT, Fault::NoConfirms));
-                }
+                Said::Nacked if number == TRIES_MAX => break,
+                Said::Nacked => tokio::time::sleep(pauses.next_pause()).await,
             }
         }
-        let tries = NACKED_TRIES_MAX;
-        Err(BrokerError::Refused(match copy.to {
+        let tries = TRIES_MAX;
+        Err(BrokerError::Refused(match to {
             To::Queue(queue) => Refusal::Nacked {
                 queue: queue.to_owned(),
                 tries,
@@ -330,29 +255,29 @@ impl Publisher {
 
     /// Publishes once. Where the connection breaks meanwhile, nobody knows which of the messages under way broke it: each is
     /// published again, alone, on a new connection.
-    async fn once(&self, copy: &Copy<'_>) -> Result<Confirmation, BrokerError> {
+    async fn once(&self, message: &Arc<Outgoing>) -> Result<Said, BrokerError> {
         let met = {
             let line = self.line.read().await;
             let index = self.next.fetch_add(1, Ordering::Relaxed);
-            match line.publish(index, &self.blocked, copy).await {
-                Ok(confirmation) => return Ok(confirmation),
+            match line.publish(index, &self.blocked, message).await {
+                Ok(said) => return Ok(said),
                 Err(Unconfirmed::Refused(refusal)) => return Err(BrokerError::Refused(refusal)),
                 Err(Unconfirmed::Failed(err)) => return Err(err),
                 Err(Unconfirmed::Broken(..)) => line.number,
             }
         };
-        Box::pin(self.alone(copy, met)).await
+        Box::pin(self.alone(message, met)).await
     }
 
     /// Publishes while nobody else does, on another connection than the one with the number `met`. What breaks the connection now
     /// is this message.
-    async fn alone(&self, copy: &Copy<'_>, met: u64) -> Result<Confirmation, BrokerError> {
+    async fn alone(&self, message: &Arc<Outgoing>, met: u64) -> Result<Said, BrokerError> {
         let mut line = self.line.write().await;
         if line.number == met {
             self.replace(&mut line).await?;
         }
-        match line.publish(0, &self.blocked, copy).await {
-            Ok(confirmation) => Ok(confirmation),
+        match line.publish(0, &self.blocked, message).await {
+            Ok(said) => Ok(said),
             Err(Unconfirmed::Refused(refusal)) => Err(BrokerError::Refused(refusal)),
             Err(Unconfirmed::Failed(err) | Unconfirmed::Broken(None, err)) => Err(err),
             Err(Unconfirmed::Broken(Some(refusal), _)) => {
@@ -364,7 +289,7 @@ impl Publisher {
 
     /// Puts a new connection in the place of a broken one.
     async fn replace(&self, line: &mut Line) -> Result<(), BrokerError> {
-        let count = line.channels.len();
+        let count = line.lanes.len();
         // Boxed: opening takes kilobytes, and happens almost never.
         let opening = Line::open(&self.address, &self.amqp, self.role, count);
         let mut new = Box::pin(opening).await?;
@@ -387,14 +312,9 @@ impl Publisher {
     /// A channel can't be opened; the session is over then.
     pub async fn renew(&self) -> Result<(), BrokerError> {
         let line = self.line.read().await;
-        for channel in &line.channels {
-            let mut channel = channel.lock().await;
-            let new = confirm_channel(&line.connection).await;
-            let old = std::mem::replace(
-                &mut *channel,
-                new.inspect_err(|err| self.life.end(err.to_string()))?,
-            );
-            let _ = bounded("closing a channel", old.close(200, "done".into())).await;
+        for lane in &line.lanes {
+            let renewed = lane.renew(&line.connection).await;
+            renewed.inspect_err(|err| self.life.end(err.to_string()))?;
         }
         Ok(())
     }
@@ -409,11 +329,6 @@ impl Publisher {
         let line = self.line.read().await;
         let _ = line.connection.close(200, "bye".into()).await;
     }
-}
-
-async fn unblocked(blocked: &watch::Sender<bool>) {
-    // The sender lives as long as its publisher: the wait can't fail.
-    let _ = blocked.subscribe().wait_for(|blocked| !blocked).await;
 }
 
 /// How long the broker may take to refuse or return a message that nobody gets.

@@ -43,7 +43,7 @@ impl<'a> Rehearsal<'a> {
         // One more than the publisher's own: to ask whether it may publish.
         for (connection, count) in [
             (&consume, CONSUME_CHANNELS),
-            (&publish, publisher::channels(&amqp.topology) + 1),
+            (&publish, publisher::CHANNELS + 1),
         ] {
             let opened = channels(connection, count).await;
             opened.map_err(|err| remedy.added_to(err))?;

@@ -73,7 +73,7 @@ impl Session {
             address,
             amqp,
             Role::Publish,
-            publisher::channels(&amqp.topology),
+            publisher::CHANNELS,
             Arc::clone(&life),
         );
         let publisher = Box::pin(opened).await?;

@@ -243,7 +243,7 @@ pub(super) async fn answer(
         routing_key: &routing_key,
     };
     let properties = successor::answer(message, outcome);
-    publisher.publish(to, properties, &outcome.to_json()).await
+    publisher.publish(to, properties, outcome.to_json()).await
 }
 
 /// The routing key of an answer.
@@ -273,7 +273,10 @@ async fn offer(
         let copy = successor::copy(message, request, successor, extent, now_ms, frame_max);
         let Some(copy) = copy else { continue };
         let to = To::Queue(queue);
-        match publisher.publish(to, copy.properties, &copy.body).await {
+        match publisher
+            .publish(to, copy.properties, copy.body.into_owned())
+            .await
+        {
             Ok(()) => {
                 if let Some(refusal) = refused {
                     tracing::warn!(
