@@ -393,6 +393,7 @@ impl Worker {
                 decision: &processed.decided.decision,
                 outcome: processed.outcome.as_ref(),
                 confirmed,
+                again: held_since.is_some(),
                 listener: work.trace_id().map(|_| Listener(&published)),
                 trace_id: work.trace_id(),
                 // A copy says when it is offered, by the wall clock: it can have been held for long.

@@ -9,7 +9,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::ledger::{Books, read};
-use crate::world::{World, event, eventually_settled, seconds};
+use crate::world::{Dam, World, event, eventually_settled, seconds, users};
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::raw::{RawPublisher, decimal};
 use convgroup_testkit::{
@@ -242,16 +242,16 @@ fn moment(at: SystemTime) -> String {
 async fn listener(world: &World) -> String {
     let queue = unique("listener");
     world.broker.declare_quorum(&queue).await;
-    bind(world, &queue).await;
+    bind(world, &queue, "#").await;
     queue
 }
 
-async fn bind(world: &World, queue: &str) {
+async fn bind(world: &World, queue: &str, routing_key: &str) {
     let channel = world.broker.channel().await;
     let bound = channel.queue_bind(
         queue.into(),
         world.config.outcomes_exchange().into(),
-        "#".into(),
+        routing_key.into(),
         QueueBindOptions::default(),
         FieldTable::default(),
     );
@@ -391,6 +391,50 @@ async fn while_nobody_listens_one_answer_is_held_and_nothing_is_consumed() {
     assert_eq!(world.sandbox.counters().calls, ids.len() as u64);
 }
 
+/// Answers that wait go out together, and somebody listens to every third one. Which of them came back is known all the same: each of
+/// those is held until it is given.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_back_is_known_among_others() {
+    const COUNT: usize = 99;
+    const UNHEARD: usize = COUNT / 3 * 2;
+    let node = Node::start().await;
+    let world = World::at(&node.url()).await.answering();
+    world.declare().await;
+    delete_ledger(&world).await;
+    let world = world.set("CONVGROUP_OUTCOMES__LEDGER", "");
+    let (world, dam) = Dam::between(world, &node).await;
+    let queue = unique("listener");
+    world.broker.declare_quorum(&queue).await;
+    bind(&world, &queue, "erased.heard").await;
+    let users = users(COUNT);
+    world.add(&users);
+    let mut daemon = world.daemon().await;
+    for (number, user) in users.iter().enumerate() {
+        let app = if number % 3 == 0 { "heard" } else { "unheard" };
+        let properties = named(user).with_app_id(app.into());
+        let body = event(user, &["a"]);
+        world.publish_raw(body.as_bytes(), properties).await;
+        // The first answer tells that somebody listens.
+        if number == 0 {
+            world.drained(&daemon, PATIENCE, || Ok(())).await;
+            dam.close();
+        }
+    }
+    dam.open(&world, &daemon, COUNT).await;
+    daemon.eventually_told("no queue is bound").await;
+    daemon
+        .eventually_metrics("those that came back are held", PATIENCE, |metrics| {
+            metrics.value("convgroup_in_flight", &[]) == UNHEARD as f64
+        })
+        .await;
+    bind(&world, &queue, "erased.unheard").await;
+    daemon.ready(PATIENCE).await;
+    world.drained(&daemon, PATIENCE, || Ok(())).await;
+    let heard = world.broker.read(&queue, COUNT, Settle::Ack).await;
+    all_erased(&Books::kept(&heard), &users);
+    assert_eq!(world.sandbox.counters().calls, COUNT as u64);
+}
+
 /// One requester's queue that refuses answers keeps them from all: RabbitMQ confirms for all queues or for none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_that_refuses_answers_is_told_and_nothing_is_consumed() {
@@ -410,7 +454,7 @@ async fn a_full_queue_that_refuses_answers_is_told_and_nothing_is_consumed() {
         arguments,
     );
     declared.await.expect("it can be declared");
-    bind(&world, &full).await;
+    bind(&world, &full, "#").await;
     let ids = requests(&world, "request", 10).await;
     daemon.eventually_told("x-overflow=reject-publish").await;
     let more = requests(&world, "more", 5).await;

@@ -10,8 +10,8 @@ use secrecy::SecretString;
 use convgroup_testkit::broker::persistent;
 use convgroup_testkit::daemon::{IDENTIFIER, SECRET_KEY};
 use convgroup_testkit::{
-    Broker, Daemon, DaemonConfig, Message, Metrics, PATIENCE, Proxy, Settle, eventually, free_port,
-    shared_node, unique,
+    Broker, Daemon, DaemonConfig, Message, Metrics, Node, PATIENCE, Proxy, Settle, eventually,
+    free_port, shared_node, unique,
 };
 
 /// All a test needs; names are its own, so that tests share the node.
@@ -340,6 +340,48 @@ fn sandbox_config() -> Config {
         admins: vec![IDENTIFIER.to_owned()],
         record: true,
         ..Config::default()
+    }
+}
+
+/// Holds back what API and broker say, so that the answers to many requests wait for their confirms at the same time.
+pub(crate) struct Dam {
+    api: Proxy,
+    broker: Proxy,
+}
+
+impl Dam {
+    /// Between a daemon of this world, its API and its broker.
+    pub(crate) async fn between(world: World, node: &Node) -> (World, Self) {
+        let dam = Self {
+            api: Proxy::start(world.sandbox.addr()).await,
+            broker: Proxy::start(node.addr()).await,
+        };
+        let world = world
+            .behind(&dam.broker)
+            .set("CONVGROUP_IM__TIMEOUT", "60s")
+            .set("CONVGROUP_IM__BASE_URL", dam.api.http_url());
+        (world, dam)
+    }
+
+    /// From now on calls are made, and no reply comes back.
+    pub(crate) fn close(&self) {
+        self.api.freeze_towards_client();
+    }
+
+    /// After so many calls in all: their replies come, the broker is silent until each has come, then goes on.
+    pub(crate) async fn open(&self, world: &World, daemon: &Daemon, calls: usize) {
+        world
+            .sandbox
+            .wait_until(move |counters| counters.calls >= calls as u64)
+            .await;
+        self.broker.freeze_towards_client();
+        self.api.restore();
+        daemon
+            .eventually_metrics("all replies have come", PATIENCE, |metrics| {
+                metrics.sum("convgroup_api_requests_total") >= calls as f64
+            })
+            .await;
+        self.broker.restore();
     }
 }
 

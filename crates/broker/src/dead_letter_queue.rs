@@ -232,7 +232,8 @@ impl DeadLetterQueue {
         letter: &Message,
         outcome: &OutcomeEvent,
     ) -> Result<(), BrokerError> {
-        let answered = settle::answer(letter, outcome, &self.topology, &self.publisher).await;
+        let answered =
+            settle::answer(letter, outcome, false, &self.topology, &self.publisher).await;
         match answered {
             Ok(()) => Ok(()),
             Err(err) => Err(self.publisher.explained(err).await),

@@ -1,4 +1,5 @@
 //! One channel with confirms, and what is published on it together.
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,9 @@ use super::{BrokerError, OPERATION_DEADLINE, bounded};
 
 const WHAT: &str = "publishing";
 
+/// How many answers go out together at most. More would make no difference to the speed, and wait longer where one costs the channel.
+const BATCH_MAX: usize = 32;
+
 /// A message on its way.
 pub(super) struct Outgoing {
     /// The exchange; empty for the default one.
@@ -25,8 +29,8 @@ pub(super) struct Outgoing {
     pub properties: BasicProperties,
     /// The body.
     pub body: Vec<u8>,
-    /// Whether it may go out together with others. It is published again then where one of these costs the channel, so it can be
-    /// there twice: an answer may, because its id tells a repeat; a copy may not.
+    /// Whether it may go out together with others. Where one of these costs the channel it is published again, and is then perhaps there
+    /// twice. Of an answer its id tells that; a copy has no such id.
     pub shares: bool,
 }
 
@@ -42,7 +46,7 @@ impl fmt::Debug for Outgoing {
 }
 
 impl Outgoing {
-    /// Whether this is what the broker returned. Another message that says the same to the same address has the same fate.
+    /// Whether this is what the broker returned. Another message that says the same to the same address counts as returned, too.
     fn is(&self, returned: &Delivery) -> bool {
         self.exchange == returned.exchange
             && self.routing_key == returned.routing_key
@@ -57,12 +61,12 @@ pub(super) enum Said {
     Kept,
     /// It was routed to no queue.
     Returned,
-    /// No.
+    /// The broker does not take it (`basic.nack`).
     Nacked,
 }
 
 /// Why the broker said nothing of a message.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Unconfirmed {
     /// The broker closed the channel because of this message. The channel is replaced.
     Refused(Refusal),
@@ -72,15 +76,18 @@ pub(super) enum Unconfirmed {
     Failed(BrokerError),
 }
 
-/// A message that waits for its channel, and who is told what became of it.
+/// Who is told what became of a message.
+type Told = oneshot::Sender<Result<Said, Unconfirmed>>;
+
+/// A message that waits for its channel.
 #[derive(Debug)]
 struct Waiting {
     message: Arc<Outgoing>,
-    told: oneshot::Sender<Result<Said, Unconfirmed>>,
+    told: Told,
 }
 
-/// One channel. What comes while the broker confirms waits. Then a copy goes out alone, and all answers that wait go out together, as
-/// one batch.
+/// One channel. What comes while the broker confirms waits. Then a copy goes out alone, or all answers that wait go out together, as
+/// one batch of at most [`BATCH_MAX`].
 ///
 /// What is next begins when each message of the one before is confirmed, because a returned message is not tied to its confirm:
 /// the client library hands it to whichever confirm of the channel comes next. At the end of a batch all is known that was returned,
@@ -88,7 +95,7 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Lane {
     channel: tokio::sync::Mutex<Channel>,
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<VecDeque<Waiting>>,
 }
 
 impl Lane {
@@ -122,26 +129,30 @@ impl Lane {
         blocked: &watch::Sender<bool>,
     ) -> Result<Said, Unconfirmed> {
         let (told, mut said) = oneshot::channel();
-        self.waiting().push(Waiting {
+        self.waiting().push_back(Waiting {
             message: Arc::clone(message),
             told,
         });
-        let mut channel = tokio::select! {
-            biased;
-            said = &mut said => return said.unwrap_or_else(|_| Err(left_alone())),
-            channel = self.channel.lock() => channel,
-        };
-        let (batch, told): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.waiting())
-            .into_iter()
-            .map(|waiting| (waiting.message, waiting.told))
-            .unzip();
-        let all = publish_all(&mut channel, &batch, connection, blocked).await;
-        for (told, said) in told.into_iter().zip(all) {
-            // Who waits no more need not know.
-            let _ = told.send(said);
+        loop {
+            let mut channel = tokio::select! {
+                biased;
+                said = &mut said => return said.unwrap_or_else(|_| Err(left_alone())),
+                channel = self.channel.lock() => channel,
+            };
+            let (batch, told) = self.next_batch();
+            let all = publish_all(&mut channel, &batch, connection, blocked).await;
+            for (told, said) in told.into_iter().zip(all) {
+                // Who waits no more need not know.
+                let _ = told.send(said);
+            }
         }
-        drop(channel);
-        said.await.unwrap_or_else(|_| Err(left_alone()))
+    }
+
+    fn next_batch(&self) -> (Vec<Arc<Outgoing>>, Vec<Told>) {
+        let mut waiting = self.waiting();
+        let count = waiting.len().min(BATCH_MAX);
+        let batch = waiting.drain(..count);
+        batch.map(|it| (it.message, it.told)).unzip()
     }
 
     /// Replaces the channel by a new one.
@@ -152,7 +163,7 @@ impl Lane {
         Ok(())
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,8 +186,7 @@ async fn publish_one(
     said.into_iter().next().unwrap_or_else(|| Err(left_alone()))
 }
 
-/// Publishes a batch, and says what became of each message. Where one costs the channel, those that are not confirmed by then are
-/// published again on a new one, each alone: so it is known which one it was.
+/// Publishes a batch, and says what became of each message.
 async fn publish_all(
     channel: &mut Channel,
     batch: &[Arc<Outgoing>],
@@ -189,32 +199,52 @@ async fn publish_all(
     };
     let said = said(batch, confirmed);
     let loss = Loss::of(&said, connection.status().connected());
-    let again = match loss {
-        Loss::Channel(_) => confirm_channel(connection).await.map(|new| *channel = new),
-        _ => Ok(()),
+    let unconfirmed = |fault| {
+        let failed = BrokerError::Failed(WHAT, fault);
+        match &loss {
+            Loss::Connection(refusal) => Unconfirmed::Broken(refusal.clone(), failed),
+            Loss::Channel(refusal) => Unconfirmed::Refused(refusal.clone()),
+            Loss::Other => Unconfirmed::Failed(failed),
+        }
     };
-    let mut all = Vec::with_capacity(batch.len());
-    for (message, said) in batch.iter().zip(said) {
-        let fault = match said {
-            Ok(said) => {
-                all.push(Ok(said));
-                continue;
-            }
-            Err(fault) => BrokerError::Failed(WHAT, fault),
-        };
-        all.push(match (&loss, &again) {
-            (Loss::Connection(refusal), _) => Err(Unconfirmed::Broken(refusal.clone(), fault)),
-            (Loss::Channel(_), Err(err)) => Err(Unconfirmed::Failed(err.clone())),
-            (Loss::Channel(refusal), Ok(())) if batch.len() == 1 => {
-                Err(Unconfirmed::Refused(refusal.clone()))
-            }
-            (Loss::Channel(_), Ok(())) => {
-                Box::pin(publish_one(channel, message, connection, blocked)).await
-            }
-            (Loss::Other, _) => Err(Unconfirmed::Failed(fault)),
-        });
+    let said = said.into_iter().map(|said| said.map_err(unconfirmed));
+    let mut all: Vec<_> = said.collect();
+    if let Loss::Channel(_) = loss {
+        mend(channel, batch, &mut all, connection, blocked).await;
     }
     all
+}
+
+/// Opens a new channel in the place of one that a message has cost. Of several, each that was not confirmed is published on it alone:
+/// so it is known which one it was.
+async fn mend(
+    channel: &mut Channel,
+    batch: &[Arc<Outgoing>],
+    all: &mut [Result<Said, Unconfirmed>],
+    connection: &Connection,
+    blocked: &watch::Sender<bool>,
+) {
+    let mut over = match confirm_channel(connection).await {
+        Ok(new) => {
+            *channel = new;
+            None
+        }
+        // What was still on its way to the old channel can cost the connection as well (504).
+        Err(err) if !connection.status().connected() => Some(Unconfirmed::Broken(None, err)),
+        Err(err) => Some(Unconfirmed::Failed(err)),
+    };
+    let unconfirmed = batch.iter().zip(all).filter(|(_, said)| said.is_err());
+    for (message, said) in unconfirmed {
+        if let Some(over) = &over {
+            *said = Err(over.clone());
+        } else if batch.len() > 1 {
+            *said = Box::pin(publish_one(channel, message, connection, blocked)).await;
+            // Nothing more goes out on a channel that may still owe a confirm.
+            if let Err(lost @ (Unconfirmed::Failed(_) | Unconfirmed::Broken(..))) = said {
+                over = Some(lost.clone());
+            }
+        }
+    }
 }
 
 /// What is gone with the messages of a batch that were not confirmed.
@@ -301,19 +331,23 @@ fn said(
     judged(batch, said, &returned)
 }
 
-/// The same, with what was returned meanwhile. A returned message that is none of the batch casts doubt on all: none counts as kept
-/// then.
+/// What counts, with what was returned meanwhile: a message is kept if it is certain that it did not come back.
 fn judged(
     batch: &[Arc<Outgoing>],
     said: Vec<Result<Said, Fault>>,
     returned: &[Delivery],
 ) -> Vec<Result<Said, Fault>> {
     let is_ours = |returned| batch.iter().any(|message| message.is(returned));
+    // One that is none of the batch can be any of it.
     let doubt = !returned.iter().all(is_ours);
     let came_back = |message: &Outgoing| doubt || returned.iter().any(|it| message.is(it));
-    let judge = |(message, said): (&Arc<Outgoing>, _)| match said {
-        Ok(_) if came_back(message) => Ok(Said::Returned),
-        said => said,
+    // Where a confirm is missing, so may be what it would have brought.
+    let fault = said.iter().find_map(|said| said.as_ref().err()).cloned();
+    let fault = fault.filter(|_| !returned.is_empty());
+    let judge = |(message, said): (&Arc<Outgoing>, _)| match (said, &fault) {
+        (Ok(_), _) if came_back(message) => Ok(Said::Returned),
+        (Ok(_), Some(fault)) => Err(fault.clone()),
+        (said, _) => said,
     };
     batch.iter().zip(said).map(judge).collect()
 }
@@ -365,11 +399,11 @@ mod tests {
                 ],
                 [&back, &kept, &back],
             ),
-            // The channel went before its confirm came: it is published again, and comes back again.
+            // The channel went before its confirm came, and with it perhaps what came back of the first: both are published again.
             (
-                [&kept, &lost(), &lost()],
-                vec![returned("answers", "key", "two")],
-                [&kept, &lost(), &lost()],
+                [&kept, &lost(), &kept],
+                vec![returned("answers", "key", "three")],
+                [&lost(), &lost(), &back],
             ),
             // None of ours: who knows whose.
             (

@@ -93,6 +93,8 @@ pub enum To<'t> {
         name: &'t str,
         /// The routing key.
         routing_key: &'t str,
+        /// Whether it goes out alone: one that was refused before would cost others their channel.
+        alone: bool,
     },
 }
 
@@ -183,11 +185,12 @@ impl Publisher {
             routing_key: to.routing_key().into(),
             properties,
             body,
-            shares: matches!(to, To::Exchange { .. }),
+            shares: matches!(to, To::Exchange { alone: false, .. }),
         });
         let published = tokio::select! {
-            published = self.until_confirmed(to, &message) => published,
+            biased;
             () = self.life.over() => return Err(BrokerError::Lost(self.life.reason())),
+            published = self.until_confirmed(to, &message) => published,
         };
         published.inspect_err(|err| {
             if !matches!(err, BrokerError::Refused(_)) {

@@ -116,6 +116,8 @@ pub struct Settlement<'s> {
     pub outcome: Option<&'s OutcomeEvent>,
     /// How much of it was confirmed before, for a delivery that was [`Held`].
     pub confirmed: usize,
+    /// Whether it was [`Held`].
+    pub again: bool,
     /// Is told of what is published, where anybody wants to know.
     pub listener: Option<Listener<'s>>,
     /// What log lines about the message name its trace by.
@@ -193,7 +195,8 @@ pub async fn settle(
     if let Some(outcome) = settlement.outcome {
         failpoint::reach(Point::BeforeAnswer);
         let started = Instant::now();
-        let answered = Box::pin(answer(settlement.message, outcome, topology, publisher)).await;
+        let Settlement { message, again, .. } = settlement;
+        let answered = Box::pin(answer(message, outcome, again, topology, publisher)).await;
         settlement.tell(Op::Answer, started, &answered, || {
             let outcomes = topology.outcomes.as_ref();
             let exchange = outcomes.map(|outcomes| outcomes.exchange.clone());
@@ -227,10 +230,11 @@ fn refused(published: Result<(), BrokerError>) -> Result<Option<Refusal>, Broker
     }
 }
 
-/// Publishes the answer to a message.
+/// Publishes the answer to a message; alone where it was refused before.
 pub(super) async fn answer(
     message: &Message,
     outcome: &OutcomeEvent,
+    alone: bool,
     topology: &Topology,
     publisher: &Publisher,
 ) -> Result<(), BrokerError> {
@@ -241,6 +245,7 @@ pub(super) async fn answer(
     let to = To::Exchange {
         name: &outcomes.exchange,
         routing_key: &routing_key,
+        alone,
     };
     let properties = successor::answer(message, outcome);
     publisher.publish(to, properties, outcome.to_json()).await
