@@ -11,12 +11,14 @@ DEMO := target/release/examples/demo
 # Checks that lint makes where they are installed: `make tools` brings them.
 MACHETE := 0.9.2
 TYPOS := 1.52.0
+# Installed by `make mutants`.
+MUTANTS := 27.1.0
 # What a release is made with: `make release-tools` brings them.
 AUDITABLE := 0.7.7
 CARGO_DEB := 3.8.0
 CYCLONEDX := 0.5.9
 
-.PHONY: help demo run check test chaos bench fuzz lint tools deny release release-tools release-dry-run deb deb-test image image-test
+.PHONY: help demo run check test chaos bench fuzz mutants lint tools deny release release-tools release-dry-run deb deb-test image image-test
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' $(MAKEFILE_LIST) | column -t -l 2 2>/dev/null || grep '## ' $(MAKEFILE_LIST)
@@ -55,6 +57,13 @@ fuzz: SECONDS = 60
 fuzz: JOBS = 1
 fuzz: ## what others write, made up by libFuzzer, a minute for each reader (SECONDS=600, JOBS=2, TARGETS="event reply")
 	fuzz/run $(SECONDS) $(JOBS) $(TARGETS)
+
+# Few made-up inputs for each property and no search for the smallest one, so that a thousand runs come to an end. The tool leaves with 3
+# where a break was noticed because a test never came to its end.
+mutants: ## breaks crates/domain on purpose, a thousand times: a test has to notice each (an hour on two cores)
+	@command -v cargo-mutants >/dev/null || cargo install --locked --version $(MUTANTS) cargo-mutants
+	CARGO_PROFILE_TEST_DEBUG=none PROPTEST_CASES=16 PROPTEST_MAX_SHRINK_ITERS=0 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 \
+		cargo mutants --package convgroup-domain --jobs 2 --timeout 20 --output target || [ $$? -eq 3 ]
 
 deny: ## licences, sources and advisories of the dependencies; needs cargo-deny
 	cargo deny check

@@ -378,7 +378,7 @@ pub(crate) async fn answers(stage: &Stage) -> anyhow::Result<String> {
     const EVENTS: usize = 20_000;
     const ROUNDS: usize = 5;
     const LATENCY_EVENTS: usize = 400;
-    const LATENCY_ROUNDS: usize = 5;
+    const LATENCY_ROUNDS: usize = 11;
     let mut text = format!(
         "## Answers\n\n{EVENTS} queued events, 256 in flight, API latency 0, limit off, each answered; median of {ROUNDS} runs in turn. The bare loop publishes and confirms one message per event before its ack.\n\n\
          | | messages/s | CPU per message | peak memory |\n|---|---|---|---|\n"

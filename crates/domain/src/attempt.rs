@@ -70,5 +70,8 @@ mod tests {
         check(Some(i64::MAX), Some(i64::MAX), (0, NOW));
         check(Some(1001), Some(0), (0, NOW));
         check(Some(1000), Some(NOW + 1000), (1000, NOW + 1000));
+        let tomorrow = NOW + 86_400_000;
+        check(None, Some(tomorrow), (0, tomorrow));
+        check(None, Some(tomorrow + 1), (0, NOW));
     }
 }

@@ -877,6 +877,49 @@ mod tests {
         cases
     }
 
+    #[test]
+    fn the_sums_add_up() {
+        let mut sums = Sums::default();
+        for (place, status) in Status::ALL.into_iter().enumerate() {
+            for _ in 0..1 << place {
+                sums.add((status, false));
+            }
+        }
+        // Erased, failed, mixed, expired, purged, open, unknown: 1, 2, 4, 8, 16, 32, 64.
+        assert_eq!(sums.requested(), 127);
+        assert_eq!((sums.erased(), sums.failed(), sums.mixed()), (1, 26, 4));
+        assert_eq!((sums.closed(), sums.open()), (31, 96));
+    }
+
+    #[test]
+    fn what_is_open_needs_calls() {
+        let needs = |cases: &Cases| (cases.names_open(), cases.all_groups_open());
+        let mut cases = Cases::new();
+        assert!(cases.is_empty());
+        assert_eq!(needs(&cases), (0, false));
+        cases.expect("req-1", Groups::Named(3)).unwrap();
+        assert!(!cases.is_empty());
+        assert_eq!(needs(&cases), (3, false));
+        cases.expect("other", Groups::All).unwrap();
+        assert_eq!(needs(&cases), (4, true));
+        let _ = cases.take_in(&told("a 0 1 0 3; 0 d - 0, 1 d - 0, 2 g - 51009; "));
+        assert_eq!(needs(&cases), (1, true));
+        let mut closed = self::cases(Groups::All);
+        let _ = closed.take_in(&told("a 0 1 0 1; 0 d - 0; "));
+        assert_eq!(needs(&closed), (0, false));
+    }
+
+    #[test]
+    fn debug_output_names_no_request() {
+        let mut cases = Cases::new();
+        cases.expect("user15", Groups::Named(1)).unwrap();
+        let line = cases.lines().next().unwrap();
+        let told = format!("{cases:?} {line:?}");
+        assert!(told.starts_with("Cases { sums: "), "{told}");
+        assert!(told.contains("ReportLine { status: Unknown"), "{told}");
+        assert!(!told.contains("user15"), "{told}");
+    }
+
     fn first(cases: &Cases) -> ReportLine {
         cases.lines().next().unwrap()
     }

@@ -435,6 +435,8 @@ fn bounded(info: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use expect_test::expect_file;
+
     use super::*;
 
     fn shipped() -> CodeTable {
@@ -456,6 +458,51 @@ mod tests {
             (code, label)
         );
         assert_eq!(verdict.class(), class);
+    }
+
+    #[test]
+    fn each_class_has_its_words() {
+        let told = |class: Class| {
+            let (consequence, answer) = (class.consequence(), class.answer());
+            let reported = class.reported();
+            format!(
+                "{class}, reported as {reported}\n  message: {consequence}\n  requester: {answer}\n"
+            )
+        };
+        let told: String = Class::ALL.into_iter().map(told).collect();
+        expect_file!["../snapshots/classes.txt"].assert_eq(&told);
+    }
+
+    #[test]
+    fn a_code_is_known_however_it_is_written() {
+        let table = shipped();
+        for (written, spelling) in [
+            ("50001", Some("50001")),
+            (" 050001 ", Some("50001")),
+            ("-7", Some("-7")),
+            ("HTTP_0429", Some("http_429")),
+            ("http_503", Some("http_503")),
+            ("http_302", None),
+            ("Timeout", Some("timeout")),
+            ("http_many", None),
+            ("nothing", None),
+        ] {
+            let found = table.spelling(written);
+            assert_eq!(found.as_deref(), spelling, "{written}");
+        }
+        assert!(table.lists("50001") && !table.lists("123456"));
+    }
+
+    #[test]
+    fn answers_of_the_api_are_all_rows_but_our_own() {
+        let table = shipped();
+        let answers: Vec<&str> = table.answers().map(|row| row.code.as_str()).collect();
+        let (all, own) = (table.rows().count(), [PANIC, GROUPS_RECREATED]);
+        assert_eq!(answers.len(), all - own.len());
+        assert!(
+            own.iter()
+                .all(|own| table.lists(own) && !answers.contains(own))
+        );
     }
 
     /// The classes of the contract, written a second time on purpose: the table is data, and data gets edited.

@@ -170,6 +170,87 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_knows_what_it_asks() {
+        let some = || vec!["51011".to_owned()];
+        let malformed = || vec!["exhausted".to_owned(), MALFORMED.to_owned()];
+        let (age, all) = (Some(Duration::from_secs(1)), Filter::default);
+        for (filter, is_empty, asks_age, names_malformed) in [
+            (all(), true, false, false),
+            (
+                Filter {
+                    codes: some(),
+                    ..all()
+                },
+                false,
+                false,
+                false,
+            ),
+            (
+                Filter {
+                    causes: some(),
+                    classes: some(),
+                    ..all()
+                },
+                false,
+                false,
+                false,
+            ),
+            (
+                Filter {
+                    causes: malformed(),
+                    ..all()
+                },
+                false,
+                false,
+                true,
+            ),
+            (
+                Filter {
+                    classes: malformed(),
+                    ..all()
+                },
+                false,
+                false,
+                true,
+            ),
+            (
+                Filter {
+                    message_ids: some(),
+                    ..all()
+                },
+                false,
+                false,
+                true,
+            ),
+            (
+                Filter {
+                    older_than: age,
+                    ..all()
+                },
+                false,
+                true,
+                false,
+            ),
+            (
+                Filter {
+                    newer_than: age,
+                    ..all()
+                },
+                false,
+                true,
+                false,
+            ),
+        ] {
+            let found = (
+                filter.is_empty(),
+                filter.asks_age(),
+                filter.names_malformed(),
+            );
+            assert_eq!(found, (is_empty, asks_age, names_malformed), "{filter:?}");
+        }
+    }
+
+    #[test]
     fn filters_narrow_each_other() {
         let codes = |codes: &[&str]| {
             codes

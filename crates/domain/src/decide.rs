@@ -581,6 +581,30 @@ mod tests {
     }
 
     #[test]
+    fn the_last_tier_repeats() {
+        let limits = RetryLimits {
+            attempts_max: 12,
+            tiers: 3,
+        };
+        let waits = [0, 1, 2, 3, 4, 11].map(|failures| tier(attempt(failures), limits));
+        assert_eq!(waits, [0, 0, 1, 2, 2, 2]);
+    }
+
+    #[test]
+    fn only_what_can_not_be_read_is_malformed() {
+        let malformed = decide_malformed(&Malformed::NotAnObject, attempt(0));
+        let (event, ends) = ends("r");
+        let rejected = decide(&event, &ends, attempt(0), LIMITS);
+        for (decided, expected) in [(malformed, true), (rejected, false)] {
+            let Decision::Ack(letters) = decided.decision else {
+                panic!("it is a dead letter")
+            };
+            let found: Vec<bool> = letters.iter().map(Successor::is_malformed).collect();
+            assert_eq!(found, [expected]);
+        }
+    }
+
+    #[test]
     fn messages_end_where_the_contract_says() {
         check("d", 0, " = deleted");
         check("g", 0, " = gone");

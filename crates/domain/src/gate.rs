@@ -921,6 +921,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_reason_says_what_is_at_fault() {
+        let codes = CodeTable::new(&BTreeMap::new());
+        let health = |code| {
+            let info = String::new();
+            Health::of(codes.classify(Reply::Answer { code, info }))
+        };
+        for (code, expected) in [
+            (70001, Some(("account", "the account is at fault: 70001"))),
+            (
+                60007,
+                Some(("unreachable", "the API turns all calls away: 60007")),
+            ),
+            (
+                50004,
+                Some(("unreachable", "the API can't be reached: 50004")),
+            ),
+            (51009, None),
+        ] {
+            let reason = Reason::of(health(code));
+            let told = reason.map(|reason| (reason.label(), reason.to_string()));
+            match (told, expected) {
+                (None, None) => {}
+                (Some((label, text)), Some((expected, begins))) => {
+                    assert_eq!(label, expected);
+                    assert!(text.starts_with(begins), "{text}");
+                }
+                (told, expected) => panic!("{code}: {told:?}, not {expected:?}"),
+            }
+        }
+    }
+
     /// What a random history consists of; what is answered is answered by the shell of the test.
     #[derive(Clone, Copy, Debug)]
     enum Step {

@@ -87,5 +87,6 @@ mod tests {
         ] {
             assert_eq!(Looks::of(line.as_bytes()), expect, "{line}");
         }
+        assert_eq!(Looks::Manifest.to_string(), "a line of a manifest");
     }
 }

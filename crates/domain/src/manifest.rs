@@ -147,9 +147,7 @@ impl Asked {
         if asked.id.is_empty() {
             return Err(LineError::Empty("id"));
         }
-        if asked.id.len() > request::ID_BYTES_MAX {
-            asked.id = request::bounded(&asked.id);
-        }
+        asked.id = request::bounded(&asked.id);
         if !is_sha256(&asked.sha256) {
             return Err(LineError::NoHash("sha256"));
         }
@@ -238,6 +236,12 @@ mod tests {
     }
 
     #[test]
+    fn debug_output_names_nobody() {
+        let asked = Asked::new("user15", b"broken", None);
+        assert_eq!(format!("{asked:?}"), "Asked { groups: Named(0), .. }");
+    }
+
+    #[test]
     fn what_is_written_reads_back() {
         for body in [
             r#"{"From_Account":"u","GroupName":["a"]}"#,
@@ -283,6 +287,14 @@ mod tests {
             ),
             (
                 with("\"a\"", "1", "\"ABC\""),
+                "`sha256` is not a SHA-256: 64 hexadecimal digits in lower case",
+            ),
+            (
+                with("\"a\"", "1", "\"abc\""),
+                "`sha256` is not a SHA-256: 64 hexadecimal digits in lower case",
+            ),
+            (
+                with("\"a\"", "1", &hash.to_uppercase()),
                 "`sha256` is not a SHA-256: 64 hexadecimal digits in lower case",
             ),
             (

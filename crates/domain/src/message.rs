@@ -642,11 +642,43 @@ mod tests {
         );
         check(&deep, Err(Malformed::TooDeep));
         check(&"[".repeat(60_000), Err(Malformed::TooDeep));
+        let (open, close) = ("[".repeat(100), "]".repeat(100));
+        // Brackets in a string count for nothing, whatever is escaped in it.
+        check(
+            &format!(
+                r#"{{"From_Account":"u","GroupName":["a"],"x":{open}"{close}\\\"{close}",{}{}{close}}}"#,
+                "[".repeat(28),
+                "]".repeat(28)
+            ),
+            Err(Malformed::TooDeep),
+        );
         check(
             &"x".repeat(BODY_BYTES_MAX + 1),
             Err(Malformed::TooLong(BODY_BYTES_MAX + 1)),
         );
         assert_eq!(decode(b"{\"a\":\"\xff\"}"), Err(Malformed::NotUtf8(6)));
+    }
+
+    #[test]
+    fn what_is_at_the_bound_is_read() {
+        let event = |names: &str, more: &str| {
+            format!(r#"{{"From_Account":"u","GroupName":[{names}],"x":{more}}}"#)
+        };
+        let (open, close) = ("[".repeat(DEPTH_MAX - 1), "]".repeat(DEPTH_MAX - 1));
+        let many: Vec<String> = (0..GROUPS_MAX)
+            .map(|number| format!("\"{number}\""))
+            .collect();
+        let long = BODY_BYTES_MAX - event("\"a\"", "\"\"").len();
+        for body in [
+            event(&many.join(","), "1"),
+            event("\"a\"", &format!("\"{}\"", "x".repeat(long))),
+            event("\"a\"", &format!("{open}{close}")),
+            // Side by side they are not deep.
+            event("\"a\"", &format!("[{}1]", "[],{},".repeat(DEPTH_MAX))),
+            event("\"a\"", &format!("\"{open}\\\\\\\"{open}\"")),
+        ] {
+            assert!(decode(body.as_bytes()).is_ok(), "{body}");
+        }
     }
 
     #[track_caller]

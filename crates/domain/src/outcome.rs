@@ -619,6 +619,14 @@ mod tests {
     }
 
     #[test]
+    fn debug_output_names_nobody() {
+        let answer = of_names("df", 0).unwrap();
+        let told = event_of(&answer, Some(&named(2)), 0);
+        let expected = "OutcomeEvent { status: Partial, remaining: 1, .. }";
+        assert_eq!(format!("{told:?}"), expected);
+    }
+
+    #[test]
     fn an_answer_tells_how_each_name_ended() {
         for (words, failures, expect) in [
             ("d", 0, "erased 0: 0 erased - 0"),

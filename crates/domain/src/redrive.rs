@@ -17,12 +17,11 @@ const FAILED_PERCENT: usize = 20;
 
 /// Decides after a batch of `size`, of which `failed` did not end well: came back dead, or went into a delay queue.
 #[must_use]
-pub const fn next_batch(size: usize, failed: usize) -> NextBatch {
+pub fn next_batch(size: usize, failed: usize) -> NextBatch {
     if failed > 0 && failed * 100 >= size * FAILED_PERCENT {
         return NextBatch::Stop;
     }
-    let grown = size * 4;
-    NextBatch::Go(if grown > BATCH_MAX { BATCH_MAX } else { grown })
+    NextBatch::Go((size * 4).min(BATCH_MAX))
 }
 
 #[cfg(test)]
@@ -38,5 +37,8 @@ mod tests {
         assert_eq!(next_batch(256, 51), NextBatch::Go(256));
         assert_eq!(next_batch(256, 52), NextBatch::Stop);
         assert_eq!(next_batch(4, 1), NextBatch::Stop);
+        assert_eq!(next_batch(5, 1), NextBatch::Stop);
+        assert_eq!(next_batch(6, 1), NextBatch::Go(24));
+        assert_eq!(next_batch(0, 0), NextBatch::Go(0));
     }
 }

@@ -56,3 +56,31 @@ impl CallKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_where_one_came_back() {
+        let answer = Reply::Answer {
+            code: 51009,
+            info: String::new(),
+        };
+        for (reply, status) in [
+            (answer, Some(200)),
+            (Reply::BadBody("no JSON"), Some(200)),
+            (Reply::HttpStatus(503), Some(503)),
+            (Reply::Timeout, None),
+            (Reply::Connect("refused".to_owned()), None),
+            (Reply::Reset, None),
+        ] {
+            assert_eq!(reply.http_status(), status, "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_call_has_the_contracts_name() {
+        assert_eq!(CallKind::ALL.map(CallKind::label), ["delete", "list"]);
+    }
+}

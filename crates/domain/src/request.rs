@@ -226,6 +226,19 @@ mod tests {
     }
 
     #[test]
+    fn debug_output_names_no_request() {
+        let clues = Clues {
+            message_id: Some("user15"),
+            ..Clues::default()
+        };
+        let request = Request::read(&clues, Some(&event("ab")));
+        assert_eq!(
+            format!("{request:?}"),
+            "Request { id_from: MessageId, round: 0, places: [0, 1], .. }"
+        );
+    }
+
+    #[test]
     fn a_request_is_named_by_the_first_id_there_is() {
         let all = Clues {
             request_id: Some("kept"),

@@ -115,6 +115,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_key_that_was_rotated_under_a_call_is_worth_another_one() {
+        let fresh = Tries::default();
+        let resigned = fresh.after(Step::SignAnew);
+        for (healthy, changed, tries, again) in [
+            (true, true, fresh, true),
+            (true, true, resigned, false),
+            (true, false, fresh, false),
+            (false, true, fresh, false),
+        ] {
+            assert_eq!(
+                is_called_again(healthy, changed, tries),
+                again,
+                "{healthy} {changed} {tries:?}"
+            );
+        }
+    }
+
     /// Whatever the API answers, one name is called a bounded number of times in one delivery.
     #[test]
     fn every_run_of_answers_ends() {

@@ -246,6 +246,40 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_is_over_after_a_second_and_begins_with_a_pause() {
+        let start = Instant::now();
+        let mut spacing = Spacing::new(200);
+        assert!(spacing.cut(start));
+        assert_eq!(spacing.next(start), start + WINDOW.div_f64(100.0));
+        let later = start + CUT_INTERVAL;
+        assert!(!spacing.cut(later.checked_sub(Duration::from_nanos(1)).unwrap()));
+        assert!(spacing.cut(later), "another burst");
+    }
+
+    /// Counted twice, it would cost half the pace.
+    #[test]
+    fn a_call_that_connects_takes_one_place() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut spacing = Spacing::new(10);
+        for milliseconds in [0, 1, 5] {
+            spacing.release(at(milliseconds));
+        }
+        spacing.connect_started(at(2));
+        assert_eq!(spacing.released, [at(0), at(5)]);
+        assert_eq!(spacing.connecting, 1);
+        spacing.connect_ended(at(3));
+        assert_eq!(spacing.released, [at(0), at(5), at(5)]);
+        spacing.connect_ended(at(9));
+        assert_eq!(spacing.released, [at(0), at(5), at(5), at(9)]);
+        assert_eq!(spacing.connecting, 0);
+        // One whose place is in no window any more.
+        let mut fresh = Spacing::new(10);
+        fresh.connect_started(start);
+        assert_eq!((fresh.released.len(), fresh.connecting), (0, 1));
+    }
+
+    #[test]
     fn the_pace_never_starves() {
         let mut now = Instant::now();
         let mut spacing = Spacing::new(200);

@@ -114,6 +114,18 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_the_place_of_a_path_is_known() {
+        let key = "-----BEGIN PRIVATE KEY-----";
+        for (text, pem, url) in [
+            ("/etc/key.pem", false, false),
+            (key, true, false),
+            ("amqp://guest@host", false, true),
+        ] {
+            assert_eq!((is_pem(text), is_url(text)), (pem, url), "{text}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_seen_inside_is_refused_by_name() {
         for (text, named) in [
             ("a\nb", "a line feed"),

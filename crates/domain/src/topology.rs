@@ -407,7 +407,15 @@ mod tests {
               x-stream-max-segment-size-bytes = 20000000
         "#]]
         .assert_eq(&text);
+        let streams: Vec<bool> = topology.queues().map(Queue::is_stream).collect();
+        assert_eq!(streams, [false, false, false, true]);
+        let words = |topology: &Topology| topology.outcomes.as_ref().unwrap().to_string();
+        assert_eq!(
+            words(&topology),
+            "convgroup.outcomes, kept in convgroup.outcomes.ledger"
+        );
         let none = ledger("");
+        assert_eq!(words(&none), "convgroup.outcomes, without a ledger");
         assert_eq!((none.exchanges().count(), none.bindings().count()), (2, 1));
         assert!(none.ledger().is_none());
     }

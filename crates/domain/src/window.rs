@@ -78,5 +78,7 @@ mod tests {
         check("ddttt", false);
         check("tttttdd", false);
         check("ddddddtttt", true);
+        check("tddddtt", false);
+        check("tddddttt", false);
     }
 }
