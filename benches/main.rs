@@ -44,6 +44,7 @@ async fn main() -> anyhow::Result<()> {
     section!(latency);
     section!(pace);
     section!(answers);
+    section!(answers_latency);
     section!(traces);
     section!(memory);
     section!(start);
