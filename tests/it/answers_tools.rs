@@ -571,6 +571,41 @@ fn events_file(folder: &TempDir, count: usize) -> String {
     file
 }
 
+/// A machine that loses its power after the first event must not have lost the manifest, nor its name in the folder. A killed process
+/// does not show that, because the kernel still has what was written: so the disk refuses here, first the file, then the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_published_before_the_manifest_is_on_the_disk() {
+    for what in ["S_ISREG", "S_ISDIR"] {
+        let folder = TempDir::new().unwrap();
+        let (events, manifest) = (events_file(&folder, 5), path(&folder, "manifest.ndjson"));
+        let library = refusing_disk(&folder, what);
+        let world = answering().await;
+        world.declare().await;
+        let world = world.set("LD_PRELOAD", library);
+        let args = ["publish", "--file", &events, "--manifest", &manifest];
+        let refused = run(&world, &args).await.exits(1);
+        refused.says(&["can't be written; nothing of it was left behind"]);
+        assert!(!std::fs::exists(&manifest).unwrap(), "{what}");
+        let queue = world.config.queue();
+        world.broker.eventually_depth(queue, 0, PATIENCE).await;
+    }
+}
+
+/// A library with an `fsync` that fails for each file of this kind.
+fn refusing_disk(folder: &TempDir, kind: &str) -> String {
+    let (source, library) = (path(folder, "disk.c"), path(folder, "disk.so"));
+    let refuses = format!(
+        "#include <errno.h>\n#include <sys/stat.h>\n\
+         int fsync(int fd) {{ struct stat s; if (fstat(fd, &s) || !{kind}(s.st_mode)) return 0; errno = EIO; return -1; }}\n"
+    );
+    std::fs::write(&source, refuses).unwrap();
+    let built = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o", &library, &source])
+        .status();
+    assert!(built.expect("cc is there").success());
+    library
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_says_what_is_published_and_a_second_run_finishes_it() {
     let world = answering().await;
