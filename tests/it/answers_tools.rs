@@ -215,6 +215,7 @@ async fn a_tail_follows_across_a_restart_of_the_broker() {
     let world = World::at(&node.url()).await.answering();
     world.declare().await;
     node.recorded(world.config.queue()).await;
+    node.streams_recorded().await;
     tell(&world, &[erased("r-0")]).await;
     let args = ["outcomes", "tail", "--follow", "--json"];
     let mut tail = world.tool_config(&args).spawn();
@@ -963,6 +964,7 @@ async fn publish_waits_across_a_restart_of_the_broker() {
     let world = World::at(&node.url()).await.answering();
     world.declare().await;
     node.recorded(world.config.queue()).await;
+    node.streams_recorded().await;
     let users = users(20);
     world.add(&users);
     let folder = TempDir::new().unwrap();

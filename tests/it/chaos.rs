@@ -269,6 +269,7 @@ async fn nothing_is_lost_in_chaos() {
     for queue in &queues {
         node.recorded(queue).await;
     }
+    node.streams_recorded().await;
     trouble(&world, &mut rng);
     let mut planted = Planted::default();
     let phases = plan.crashes.len() + 1;

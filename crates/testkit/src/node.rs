@@ -244,14 +244,26 @@ impl Node {
     /// `RabbitMQ` 3.10 writes that up to a second after it has answered the declare and confirmed messages. Killed
     /// before, it comes back with the queue there and empty: wait for this between a declare and a [`Node::kill`].
     pub async fn recorded(&self, queue: &str) {
+        self.recorded_in("quorum", &format!("%2F_{queue}")).await;
+    }
+
+    /// Waits until the node has written down that what keeps its streams lives here.
+    ///
+    /// Killed before, it comes back with its streams there and none of them running: publishes to them are returned, for good.
+    pub async fn streams_recorded(&self) {
+        self.recorded_in("coordination", "rabbit_stream_coordinator")
+            .await;
+    }
+
+    async fn recorded_in(&self, system: &str, name: &str) {
         let dir = self
             .path("mnesia")
             .join(self.name())
-            .join("quorum")
+            .join(system)
             .join(self.name());
-        let wanted = format!("%2F_{queue}").into_bytes();
+        let wanted = name.as_bytes();
         eventually(
-            &format!("{} records the queue {queue}", self.name()),
+            &format!("{} records {name}", self.name()),
             GONE_PATIENCE,
             async || {
                 let recorded = fs::read(dir.join("names.dets"))
