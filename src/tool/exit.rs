@@ -2,7 +2,7 @@
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
-use convgroup_broker::{BrokerError, LedgerError};
+use convgroup_broker::{BrokerError, LedgerError, TopologyError};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,11 @@ impl From<BrokerError> for Failure {
 
 fn exit_of(error: &BrokerError) -> Exit {
     match error {
+        BrokerError::Topology(TopologyError::Away { .. })
+        | BrokerError::Deadline(_)
+        | BrokerError::Failed(..)
+        | BrokerError::Busy(_)
+        | BrokerError::Lost(_) => Exit::Unavailable,
         BrokerError::Topology(_)
         | BrokerError::Denied(_)
         | BrokerError::Limited(_)
@@ -86,10 +91,6 @@ fn exit_of(error: &BrokerError) -> Exit {
             | LedgerError::Deleted { .. }
             | LedgerError::NoStream { .. } => Exit::Other,
         },
-        BrokerError::Deadline(_)
-        | BrokerError::Failed(..)
-        | BrokerError::Busy(_)
-        | BrokerError::Lost(_) => Exit::Unavailable,
     }
 }
 

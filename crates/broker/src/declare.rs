@@ -415,6 +415,10 @@ pub(crate) fn explained(err: BrokerError, object: impl Fn() -> Object) -> Broker
                 object: object(),
                 reply,
             }),
+            Meaning::Away => BrokerError::Topology(TopologyError::Away {
+                object: object(),
+                reply,
+            }),
             _ => BrokerError::Failed(what, Fault::Reply(reply)),
         },
         err => err,
@@ -425,6 +429,28 @@ pub(crate) fn explained(err: BrokerError, object: impl Fn() -> Object) -> Broker
 mod tests {
     use super::super::fault::Reply;
     use super::*;
+
+    #[test]
+    fn what_is_on_a_node_that_is_away_is_not_missing() {
+        let text =
+            "NOT_FOUND - home node 'a' of durable queue 'q' in vhost '/' is down or inaccessible";
+        for (object, advice) in [
+            (
+                Object::Ledger("q".to_owned()),
+                "set outcomes.ledger to another name",
+            ),
+            (Object::Queue("q".to_owned()), "bring it back"),
+        ] {
+            let text = text.to_owned();
+            let fault = Fault::Reply(Reply { code: 404, text });
+            let err = BrokerError::Failed("declaring a queue", fault);
+            let told = explained(err, || object.clone()).to_string();
+            assert!(
+                told.contains("q is there, but its node is down") && told.contains(advice),
+                "{told}"
+            );
+        }
+    }
 
     #[test]
     fn what_a_refused_look_at_the_exchange_means() {

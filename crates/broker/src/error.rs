@@ -138,6 +138,17 @@ pub enum TopologyError {
         /// What the broker says.
         reply: Reply,
     },
+    /// It exists, and nobody can reach it.
+    #[error(
+        "{object} is there, but its node is down, or has only just started: {reply}. {advice}",
+        advice = of_a_node_away(object)
+    )]
+    Away {
+        /// What was asked for.
+        object: Object,
+        /// What the broker says.
+        reply: Reply,
+    },
     /// A queue does not exist any more: a message for it came back.
     #[error(
         "queue {queue} does not exist: a message was returned; `convgroup-deleter topology apply` declares it"
@@ -166,6 +177,19 @@ pub enum TopologyError {
 }
 
 /// What to do about arguments that differ.
+/// RabbitMQ 3.10 and 4.0 never start the streams of a node again that was killed within a second of its first stream's declaration
+/// (measured).
+const fn of_a_node_away(object: &Object) -> &'static str {
+    match object {
+        Object::Ledger(_) => {
+            "Bring the node back. If all nodes run and it stays so, the broker has lost it: set outcomes.ledger to another name"
+        }
+        Object::Exchange(_) | Object::Queue(_) | Object::Binding { .. } => {
+            "`rabbitmqctl list_queues name state leader` names the node: bring it back"
+        }
+    }
+}
+
 fn remedy(object: &Object) -> &'static str {
     match object {
         Object::Exchange(_) => "use another amqp.exchange or outcomes.exchange, or delete it",

@@ -106,6 +106,8 @@ pub(crate) enum Meaning<'r> {
     Denied,
     /// It does not exist.
     Missing,
+    /// It is there, on a node that is not, or not yet.
+    Away,
     /// It exists with other arguments: which, in the broker's words.
     Inequivalent(&'r str),
     /// An argument of the request can't be used. The broker looks at the rights first: they are there.
@@ -137,20 +139,16 @@ impl Reply {
     const PRECONDITION_FAILED: u16 = 406;
     const NOT_ALLOWED: u16 = 530;
 
-    /// Whether what was asked for is there, on a node that is not, or not yet: RabbitMQ says 404 for that as well.
-    pub(crate) fn is_of_a_node_away(&self) -> bool {
-        self.code == Self::NOT_FOUND && self.text.contains("is down or inaccessible")
-    }
-
     /// What it means.
     ///
-    /// The code alone says it, but for two. RabbitMQ has 406 for arguments that differ, for arguments that it can't use and for a
+    /// The code alone says it, but for three. RabbitMQ has 404 also for a queue whose node is down. It has 406 for arguments that differ, for arguments that it can't use and for a
     /// limit of queues; it has 530 for the other limits, and for a vhost that does not exist. Only its words tell these apart (those
     /// here are the same in 3.10.8 and 4.0.5, where the tests run them). No other place of this program reads them.
     pub(crate) fn meaning(&self) -> Meaning<'_> {
         let says = |words: &str| self.text.contains(words);
         match self.code {
             Self::ACCESS_REFUSED => Meaning::Denied,
+            Self::NOT_FOUND if says("is down or inaccessible") => Meaning::Away,
             Self::NOT_FOUND => Meaning::Missing,
             Self::PRECONDITION_FAILED => {
                 if let Some((_, differs)) = self.text.split_once("inequivalent arg") {
@@ -257,6 +255,16 @@ mod tests {
                 406,
                 "PRECONDITION_FAILED - unknown delivery tag 9",
                 Meaning::Other,
+            ),
+            (
+                404,
+                "NOT_FOUND - no queue 'q' in vhost '/'",
+                Meaning::Missing,
+            ),
+            (
+                404,
+                "NOT_FOUND - home node 'rabbit@a' of durable queue 'q' in vhost '/' is down or inaccessible",
+                Meaning::Away,
             ),
             (530, "NOT_ALLOWED - vhost nowhere not found", Meaning::Other),
             (541, "INTERNAL_ERROR", Meaning::Other),

@@ -71,7 +71,7 @@ pub(super) enum Unconfirmed {
     /// The broker closed the channel because of this message. The channel is replaced.
     Refused(Refusal),
     /// The connection is gone. The refusal is there where the broker closed it because of a message, not necessarily this one.
-    Broken(Option<Refusal>, BrokerError),
+    Broken(Option<Refusal>, Box<BrokerError>),
     /// Anything else.
     Failed(BrokerError),
 }
@@ -202,7 +202,7 @@ async fn publish_all(
     let unconfirmed = |fault| {
         let failed = BrokerError::Failed(WHAT, fault);
         match &loss {
-            Loss::Connection(refusal) => Unconfirmed::Broken(refusal.clone(), failed),
+            Loss::Connection(refusal) => Unconfirmed::Broken(refusal.clone(), failed.into()),
             Loss::Channel(refusal) => Unconfirmed::Refused(refusal.clone()),
             Loss::Other => Unconfirmed::Failed(failed),
         }
@@ -230,7 +230,7 @@ async fn mend(
             None
         }
         // What was still on its way to the old channel can cost the connection as well (504).
-        Err(err) if !connection.status().connected() => Some(Unconfirmed::Broken(None, err)),
+        Err(err) if !connection.status().connected() => Some(Unconfirmed::Broken(None, err.into())),
         Err(err) => Some(Unconfirmed::Failed(err)),
     };
     let unconfirmed = batch.iter().zip(all).filter(|(_, said)| said.is_err());

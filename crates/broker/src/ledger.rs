@@ -233,9 +233,6 @@ impl Access {
         let ledger = self.ledger.clone();
         match err.or_denied(|| Right::ReadLedger(ledger.clone())) {
             BrokerError::Failed(what, Fault::Reply(reply)) => match reply.meaning() {
-                Meaning::Missing if reply.is_of_a_node_away() => {
-                    BrokerError::Failed(what, Fault::Reply(reply))
-                }
                 Meaning::Missing => BrokerError::Ledger(LedgerError::Missing { ledger, reply }),
                 Meaning::NoReplica => BrokerError::Ledger(LedgerError::NoReplica { ledger, reply }),
                 Meaning::InvalidArgument => BrokerError::Ledger(LedgerError::NoStream { ledger }),

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use lapin::Connection;
 
-pub use error::{BrokerError, LedgerError};
+pub use error::{BrokerError, LedgerError, TopologyError};
 use fault::Fault;
 
 /// How long one operation at the broker may take. Healthy ones take milliseconds, an election about a second, a first start of

@@ -282,7 +282,8 @@ impl Publisher {
         match line.publish(0, &self.blocked, message).await {
             Ok(said) => Ok(said),
             Err(Unconfirmed::Refused(refusal)) => Err(BrokerError::Refused(refusal)),
-            Err(Unconfirmed::Failed(err) | Unconfirmed::Broken(None, err)) => Err(err),
+            Err(Unconfirmed::Failed(err)) => Err(err),
+            Err(Unconfirmed::Broken(None, err)) => Err(*err),
             Err(Unconfirmed::Broken(Some(refusal), _)) => {
                 self.replace(&mut line).await?;
                 Err(BrokerError::Refused(refusal))

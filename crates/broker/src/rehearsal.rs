@@ -174,7 +174,7 @@ pub(super) async fn may_consume(connection: &Connection, queue: &str) -> Result<
 /// The wrong argument was refused, or the object is not there yet: the right is.
 fn granted(asked: Result<(), BrokerError>) -> Result<(), BrokerError> {
     asked.or_else(|err| match err.meaning() {
-        Some(Meaning::InvalidArgument | Meaning::Missing) => Ok(()),
+        Some(Meaning::InvalidArgument | Meaning::Missing | Meaning::Away) => Ok(()),
         _ => Err(err),
     })
 }
