@@ -43,7 +43,7 @@ test: ## every test, those on a real RabbitMQ included; installs what it lacks (
 	@$(INSTALL) rabbitmq-server amqp-tools prometheus
 	$(ON)cargo test --locked --workspace
 
-bench: ## speed, cost and pace against a bare loop; prints tables and writes docs/benchmarks.md (about five minutes)
+bench: ## speed, cost and pace against a bare loop; prints tables and writes docs/benchmarks.md (about 20 minutes)
 	@$(INSTALL) rabbitmq-server
 	cargo build --release --locked --workspace --bins
 	cargo bench --locked --bench bench

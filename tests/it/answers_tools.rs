@@ -587,8 +587,7 @@ async fn nothing_is_published_before_the_manifest_is_on_the_disk() {
         let refused = run(&world, &args).await.exits(1);
         refused.says(&["can't be written; nothing of it was left behind"]);
         assert!(!std::fs::exists(&manifest).unwrap(), "{what}");
-        let queue = world.config.queue();
-        world.broker.eventually_depth(queue, 0, PATIENCE).await;
+        world.nothing_is_queued().await;
     }
 }
 
@@ -694,10 +693,7 @@ async fn a_manifest_says_what_is_published_and_a_second_run_finishes_it() {
             refused.stderr
         );
     }
-    world
-        .broker
-        .eventually_depth(world.config.queue(), 0, PATIENCE)
-        .await;
+    world.nothing_is_queued().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -860,10 +856,7 @@ async fn an_event_is_published_with_the_id_and_the_app_that_are_asked_for() {
         let args = [&["publish", "--user", "u", "g"], &args[..]].concat();
         run(&world, &args).await.exits(64);
     }
-    world
-        .broker
-        .eventually_depth(world.config.queue(), 0, PATIENCE)
-        .await;
+    world.nothing_is_queued().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

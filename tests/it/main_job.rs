@@ -440,10 +440,7 @@ async fn a_killed_daemon_loses_nothing() {
     daemon.kill();
     drop(daemon);
     let daemon = world.daemon().await;
-    world
-        .broker
-        .eventually_depth(world.config.queue(), 0, PATIENCE)
-        .await;
+    world.nothing_is_queued().await;
     let metrics = world.settled(&daemon).await;
     assert_eq!(world.sandbox.counters().deleted, EVENTS as u64);
     for user in &users {

@@ -234,11 +234,16 @@ impl World {
         }
     }
 
-    /// Waits until the main queue is empty and nothing is in hand.
-    pub(crate) async fn settled(&self, daemon: &Daemon) -> Metrics {
+    /// Waits until the main queue is empty. What is in hand may still come back.
+    #[track_caller]
+    pub(crate) fn nothing_is_queued(&self) -> impl Future<Output = ()> {
         self.broker
             .eventually_depth(self.config.queue(), 0, PATIENCE)
-            .await;
+    }
+
+    /// Waits until the main queue is empty and nothing is in hand.
+    pub(crate) async fn settled(&self, daemon: &Daemon) -> Metrics {
+        self.nothing_is_queued().await;
         daemon
             .eventually_metrics("nothing is in hand", PATIENCE, |metrics| {
                 metrics.value("convgroup_in_flight", &[]) == 0.0

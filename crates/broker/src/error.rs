@@ -177,8 +177,8 @@ pub enum TopologyError {
 }
 
 /// What to do about arguments that differ.
-/// RabbitMQ 3.10 and 4.0 never start the streams of a node again that was killed within a second of its first stream's declaration
-/// (measured).
+/// What to do about an object whose node is away. A ledger can be lost for good: when a single node is killed just after it has declared
+/// its first stream, RabbitMQ 3.10 and 4.0 never start that stream again (measured).
 const fn of_a_node_away(object: &Object) -> &'static str {
     match object {
         Object::Ledger(_) => {

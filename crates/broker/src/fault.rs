@@ -141,9 +141,10 @@ impl Reply {
 
     /// What it means.
     ///
-    /// The code alone says it, but for three. RabbitMQ has 404 also for a queue whose node is down. It has 406 for arguments that differ, for arguments that it can't use and for a
-    /// limit of queues; it has 530 for the other limits, and for a vhost that does not exist. Only its words tell these apart (those
-    /// here are the same in 3.10.8 and 4.0.5, where the tests run them). No other place of this program reads them.
+    /// The code alone says it, but for three. RabbitMQ has 404 also for a queue whose node is down. It has 406 for arguments that
+    /// differ, for arguments that it can't use and for a limit of queues. It has 530 for the other limits, and for a vhost that does
+    /// not exist. Only its words tell these apart (those here are the same in 3.10.8 and 4.0.5, where the tests run them). No other
+    /// place of this program reads them.
     pub(crate) fn meaning(&self) -> Meaning<'_> {
         let says = |words: &str| self.text.contains(words);
         match self.code {

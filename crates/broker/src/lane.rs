@@ -16,7 +16,7 @@ use super::{BrokerError, OPERATION_DEADLINE, bounded};
 
 const WHAT: &str = "publishing";
 
-/// How many answers go out together at most. More would make no difference to the speed, and wait longer where one costs the channel.
+/// How many answers go out together at most. Without a bound it was no faster, and where one costs the channel, all of its batch wait.
 const BATCH_MAX: usize = 32;
 
 /// A message on its way.
@@ -29,8 +29,8 @@ pub(super) struct Outgoing {
     pub properties: BasicProperties,
     /// The body.
     pub body: Vec<u8>,
-    /// Whether it may go out together with others. Where one of these costs the channel it is published again, and is then perhaps there
-    /// twice. Of an answer its id tells that; a copy has no such id.
+    /// Whether it may go out together with others. When one of them costs the channel, the others are published again, so a message
+    /// may be there twice. An answer has an id by which readers know the repeat. A copy has none: it goes alone.
     pub shares: bool,
 }
 
@@ -89,9 +89,9 @@ struct Waiting {
 /// One channel. What comes while the broker confirms waits. Then a copy goes out alone, or all answers that wait go out together, as
 /// one batch of at most [`BATCH_MAX`].
 ///
-/// What is next begins when each message of the one before is confirmed, because a returned message is not tied to its confirm:
-/// the client library hands it to whichever confirm of the channel comes next. At the end of a batch all is known that was returned,
-/// and each message is recognized by what it says. With no such end a lost message could pass as confirmed.
+/// A returned message is not tied to its confirm: the client library hands it to whichever confirm of the channel comes next. So
+/// nothing more goes out before everything under way is confirmed. By then all that was returned has arrived, and it is recognized
+/// by exchange, routing key and body. Without that pause a lost message could pass as confirmed.
 #[derive(Debug)]
 pub(super) struct Lane {
     channel: tokio::sync::Mutex<Channel>,
@@ -276,18 +276,17 @@ async fn confirmed(
     blocked: &watch::Sender<bool>,
 ) -> Option<Vec<lapin::Result<Confirmation>>> {
     let confirmed = async {
-        let publish = |message: &Arc<Outgoing>| {
-            let (exchange, key) = (message.exchange.clone(), message.routing_key.clone());
-            let message = Arc::clone(message);
-            async move {
-                let properties = message.properties.clone();
-                let published =
-                    channel.basic_publish(exchange, key, mandatory(), &message.body, properties);
-                published.await
-            }
-        };
+        let publish = batch.iter().map(|message| {
+            channel.basic_publish(
+                message.exchange.clone(),
+                message.routing_key.clone(),
+                mandatory(),
+                &message.body,
+                message.properties.clone(),
+            )
+        });
         let mut confirmed = Vec::with_capacity(batch.len());
-        for published in join_all(batch.iter().map(publish)).await {
+        for published in join_all(publish).await {
             confirmed.push(match published {
                 Ok(confirm) => confirm.await,
                 Err(err) => Err(err),

@@ -20,8 +20,8 @@ use super::{BrokerError, bounded, declare, told_of_alarm};
 use crate::settings::Amqp;
 use convgroup_host::intervals::Intervals;
 
-/// How often a publish is tried at most that the broker refuses with a nack or, of an answer, returns. RabbitMQ 3.10 nacks during an election, which takes
-/// about half a second; the pauses between these tries add up to several seconds.
+/// How often a message is published at most while the broker nacks it, or returns an answer. RabbitMQ 3.10 nacks during an election,
+/// which takes about half a second; the pauses between these tries add up to several seconds.
 const TRIES_MAX: u32 = 5;
 
 /// How many channels a session publishes on: with a disk that takes 10 ms to confirm, several hundred copies a second. Answers that wait
